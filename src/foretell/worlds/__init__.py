@@ -1,1 +1,28 @@
-""""""
+"""Built-in worlds by name."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from foretell.errors import SpecError
+from foretell.worlds.two_rooms import TwoRooms
+from foretell.worlds.world import Scenes, Task, World
+
+__all__ = ["Scenes", "Task", "World", "make", "names"]
+
+_WORLDS = {"two_rooms": TwoRooms}
+
+
+def names() -> tuple[str, ...]:
+    """Names that `make` takes."""
+    return tuple(_WORLDS)
+
+
+def make(name: str, **options: Any) -> World:
+    """The built-in world of that name; SpecError for an unknown name or option."""
+    if name not in _WORLDS:
+        close = difflib.get_close_matches(name, _WORLDS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise SpecError(f"no world {name!r}: built in are {', '.join(_WORLDS)}{hint}")
+    return _WORLDS[name](**options)

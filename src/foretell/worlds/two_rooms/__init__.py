@@ -1,1 +1,39 @@
-""""""
+"""Two rooms: a dot, a wall with a door, and a goal on the other side."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from foretell.errors import SpecError
+from foretell.spec import Episode, Spec
+from foretell.worlds.two_rooms.behaviour import random_walks
+from foretell.worlds.two_rooms.environment import TwoRoomsEnv, TwoRoomsVectorEnv
+from foretell.worlds.two_rooms.simulator import Options, Simulator
+from foretell.worlds.two_rooms.task import TwoRoomsTask
+
+__all__ = ["Options", "Simulator", "TwoRooms", "TwoRoomsEnv", "TwoRoomsTask", "TwoRoomsVectorEnv"]
+
+
+class TwoRooms:
+    """The world `two_rooms`; options are the fields of `Options`, SpecError for any other."""
+
+    name = "two_rooms"
+
+    def __init__(self, **options: Any) -> None:
+        known = {f.name for f in dataclasses.fields(Options)}
+        unknown = options.keys() - known
+        if unknown:
+            raise SpecError(f"two_rooms has no option {sorted(unknown)[0]!r}; it has {', '.join(sorted(known))}")
+        self._options = Options(**options)
+        self.spec: Spec = self._options.spec
+        self.options: Mapping[str, Any] = dataclasses.asdict(self._options)
+
+    def episodes(self, count: int, *, seed: int) -> Iterator[Episode]:
+        """`count` random walks of `Options.episode_steps` steps; episode i depends on (seed, i) alone."""
+        return random_walks(self._options, count, seed=seed)
+
+    def task(self, **options: Any) -> TwoRoomsTask:
+        """Goals in the other room; options as in `TwoRoomsTask`."""
+        return TwoRoomsTask(self._options, **options)

@@ -1,0 +1,53 @@
+"""The recorded behaviour in two rooms: random walks, no expert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from foretell.spec import Episode
+from foretell.worlds.two_rooms.simulator import Options, Simulator
+
+_GROUP = 64
+
+
+def random_walks(options: Options, count: int, *, seed: int) -> Iterator[Episode]:
+    """Episodes of `options.episode_steps` steps; episode i depends on (seed, i) alone.
+
+    Actions follow a first-order autoregression with correlation `persistence` and a stationary
+    standard deviation of 0.8 of the bound, clipped to the bounds; an axis that was blocked turns round.
+    """
+    for first in range(0, count, _GROUP):
+        size = min(_GROUP, count - first)
+        yield from _walk_group(options, [np.random.default_rng([seed, first + i]) for i in range(size)])
+
+
+def _walk_group(options: Options, rngs: list[np.random.Generator]) -> Iterator[Episode]:
+    steps, n = options.episode_steps, len(rngs)
+    simulator = Simulator(options, n)
+    for i, rng in enumerate(rngs):
+        simulator.reset(i, rng)
+    keep = options.persistence
+    noise = np.stack([rng.standard_normal((steps, 2)) for rng in rngs], axis=1)
+    drive = noise[0].copy()
+    actions = np.empty((steps, n, 2))
+    frames = np.empty((steps + 1, n, 64, 64, 3), np.uint8)
+    positions = np.empty((steps + 1, n, 2))
+    for t in range(steps + 1):
+        frames[t] = simulator.render(rngs[0])
+        positions[t] = simulator.position
+        if t < steps:
+            actions[t] = np.clip(0.8 * drive, -1, 1) * options.step
+            simulator.step(actions[t])
+            blocked = np.abs(simulator.position - positions[t]) < 0.5 * np.abs(actions[t]) * simulator.gain[:, None]
+            drive = keep * np.where(blocked, -drive, drive) + np.sqrt(1 - keep**2) * noise[t]
+    for i in range(n):
+        yield Episode(
+            observations={
+                "camera": np.ascontiguousarray(frames[:, i]),
+                "position": positions[:, i].astype(np.float32),
+                "layout": np.tile(simulator.layout[i].astype(np.float32), (steps + 1, 1)),
+            },
+            actions=actions[:, i].astype(np.float32),
+        )

@@ -1,0 +1,111 @@
+"""Two rooms as Gymnasium environments, single and vectorised, registered as foretell/TwoRooms-v0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from foretell.worlds.two_rooms.simulator import SIZE, Options, Simulator
+
+Frame = NDArray[np.uint8]
+
+
+def _spaces(options: Options) -> tuple[spaces.Box, spaces.Box]:
+    camera = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+    action = spaces.Box(-options.step, options.step, (2,), np.float32)
+    return camera, action
+
+
+class TwoRoomsEnv(gymnasium.Env[Frame, NDArray[np.float32]]):
+    """One dot to move about: observation (64, 64, 3) uint8, action (2,) px; no reward, truncated by length.
+
+    Keyword arguments are the fields of `Options`. `info` holds the quantities `position` and `layout`.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - Gymnasium's own name and type
+
+    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
+        self._options = Options(**options)
+        self.render_mode = render_mode
+        self.observation_space, self.action_space = _spaces(self._options)
+        self._simulator = Simulator(self._options, 1)
+        self._steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
+        """A new layout and a free position."""
+        super().reset(seed=seed)
+        self._simulator.reset(0, self.np_random)
+        self._steps = 0
+        return self._observe(), self._info()
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+        """Move by the action, clipped to its bounds."""
+        bound = self._options.step
+        self._simulator.step(np.clip(np.asarray(action, np.float64), -bound, bound)[None])
+        self._steps += 1
+        return self._observe(), 0.0, False, self._steps >= self._options.episode_steps, self._info()
+
+    def render(self) -> Any:
+        """(64, 64, 3) what the camera sees."""
+        return self._observe()
+
+    def _observe(self) -> Frame:
+        return np.asarray(self._simulator.render(self.np_random)[0])
+
+    def _info(self) -> dict[str, Any]:
+        return {name: value[0] for name, value in self._simulator.truth().items()}
+
+
+class TwoRoomsVectorEnv(gymnasium.vector.VectorEnv[Frame, NDArray[np.float32], NDArray[Any]]):
+    """`num_envs` rooms stepped and rendered together; rooms that ran their length restart at the next step."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - Gymnasium's own name and type
+
+    def __init__(self, num_envs: int = 1, **options: Any) -> None:
+        self._options = Options(**options)
+        self.num_envs = num_envs
+        self.single_observation_space, self.single_action_space = _spaces(self._options)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._simulator = Simulator(self._options, num_envs)
+        self._steps = np.zeros(num_envs, np.int64)
+
+    def reset(  # type: ignore[override]  # Gymnasium also allows a list of seeds, which one generator does not need
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Frame, dict[str, Any]]:
+        """New layouts and positions everywhere."""
+        super().reset(seed=seed)
+        for i in range(self.num_envs):
+            self._simulator.reset(i, self.np_random)
+        self._steps[:] = 0
+        return self._simulator.render(self.np_random), dict(self._simulator.truth())
+
+    def step(
+        self, actions: NDArray[np.float32]
+    ) -> tuple[Frame, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """Move every dot, (n, 2) px; rooms truncated by the step before are reset instead."""
+        bound = self._options.step
+        ended = self._steps >= self._options.episode_steps
+        self._simulator.step(np.clip(np.asarray(actions, np.float64), -bound, bound))
+        self._steps += 1
+        for i in np.flatnonzero(ended):
+            self._simulator.reset(int(i), self.np_random)
+            self._steps[i] = 0
+        frames = self._simulator.render(self.np_random)
+        nothing = np.zeros(self.num_envs, bool)
+        truncated = self._steps >= self._options.episode_steps
+        return frames, np.zeros(self.num_envs), nothing, truncated, dict(self._simulator.truth())
+
+
+if "foretell/TwoRooms-v0" not in gymnasium.registry:
+    gymnasium.register(
+        id="foretell/TwoRooms-v0",
+        entry_point="foretell.worlds.two_rooms.environment:TwoRoomsEnv",
+        vector_entry_point="foretell.worlds.two_rooms.environment:TwoRoomsVectorEnv",
+    )
