@@ -42,9 +42,9 @@ clean:  ## remove .venv and everything built; runs/ stays
 	rm -rf $(VENV) build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/.python:
-	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "make: foretell needs Python 3.11 or newer, and none was found. Install one, or name it: make PYTHON=/path/to/python3.12"; \
-	  exit 1; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: foretell needs Python 3.11 or newer; $(if $(PYTHON),'$(PYTHON)' is none,none was found)." \
+	    "Install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@touch $@
