@@ -50,7 +50,7 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.torch-$(TORCH): $(VENV)/.python constraints.txt
-	@echo "Installing torch, $(TORCH) build ..."
+	@echo "Installing torch, $(TORCH) build (200 MB for cpu) ..."
 	@$(BIN)/python tools/install_torch.py $(TORCH)
 	@touch $@
 

@@ -6,12 +6,16 @@ python tools/build_docs.py [FOLDER]     everything in FOLDER opens from the disk
 from __future__ import annotations
 
 import html
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
-import markdown2
+import markdown2  # type: ignore[import-untyped]
 import pdoc
+
+from foretell.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ["fenced-code-blocks", "tables", "header-ids", "strike", "cuddled-lists"]
@@ -45,8 +49,19 @@ def pages() -> dict[Path, str]:
     return sources | {ROOT / name: f"{Path(name).stem.lower()}.html" for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
 
 
+def command_help() -> str:
+    """What every command says of itself, as Markdown."""
+    settings = os.environ | {"COLUMNS": "88", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    parts = []
+    for name in COMMANDS:
+        command = [sys.executable, "-m", "foretell", name, "--help"]
+        shown = subprocess.run(command, env=settings, capture_output=True, text=True, check=True).stdout
+        parts.append(f"\n## foretell {name}\n\n```text\n{shown.strip()}\n```\n")
+    return "".join(parts)
+
+
 def title_of(text: str, default: str) -> str:
-    """The first heading of a page, shortened at a colon's right side."""
+    """The first heading of a page, without the project's name."""
     heading = re.search(r"^# (.+)$", text, re.MULTILINE)
     return heading.group(1).removeprefix("foretell: ").strip().capitalize() if heading else default
 
@@ -55,6 +70,7 @@ def write_pages(out: Path) -> None:
     """Write one HTML file per Markdown file; links between Markdown files become links between pages."""
     sources = pages()
     texts = {path: path.read_text(encoding="utf-8") for path in sources}
+    texts[ROOT / "docs" / "command-line.md"] += command_help()
     titles = {path: title_of(texts[path], path.stem) for path in sources}
     titles[ROOT / "README.md"] = "Overview"
     links = [f'<a href="{name}">{html.escape(titles[path])}</a>' for path, name in sources.items()]
@@ -85,8 +101,8 @@ def main(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_pages(out)
     pdoc.render.configure(docformat="markdown", math=False, footer_text="foretell")
-    pdoc.pdoc("foretell", "!foretell.__main__", output_directory=out / "reference")
-    print(f"{out / 'index.html'}")
+    pdoc.pdoc("foretell", output_directory=out / "reference")
+    print(out / "index.html")
 
 
 if __name__ == "__main__":
