@@ -32,7 +32,7 @@ def track(items: Iterable[T], what: str, total: int | None, console: Console) ->
 
 def table(title: str, *columns: str) -> Table:
     """An empty table in the house style; columns whose name ends in '>' are aligned to the right."""
-    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", show_edge=False)
     for column in columns:
         made.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     return made

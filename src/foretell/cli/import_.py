@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 
 from foretell.cli.command import Command, Context
-from foretell.cli.record import counts, naming_the_disk, require_new, written
+from foretell.cli.record import counts, require_new, written
 from foretell.errors import DataError, SpecError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Import(Command):
     filled in. The action on a row moves it to the next row.
 
       foretell import cgm.csv --out data/cgm --episode patient --time minutes \\
-        --observations glucose --actions insulin,carbs --units glucose=mg/dL
+        --time-unit min --observations glucose --actions insulin,carbs
       foretell import plant.parquet --out data/plant --time ts --hz 0.1 \\
         --observations flow=f1,f2 --observations level=l1
       foretell import clips/ --out data/clips --actions dx,dy --size 64,64
@@ -47,7 +47,7 @@ class Import(Command):
     """Tables: the column that tells episodes apart."""
     time: Annotated[str | None, tyro.conf.arg(metavar="COL", help_behavior_hint="(default: rows are steps)")] = None
     """Tables: the column of times, as numbers or ISO 8601 dates; they must increase."""
-    time_unit: Literal["s", "ms", "us", "ns"] = "s"
+    time_unit: Literal["h", "min", "s", "ms", "us", "ns"] = "s"
     """Tables: the unit of times that are numbers."""
     observations: Annotated[
         tuple[str, ...],
@@ -81,11 +81,10 @@ class Import(Command):
         started = time.perf_counter()
         source = self.open()
         try:
-            with (
-                naming_the_disk(self.out),
-                EpisodeWriter(self.out, source.spec, images=self.images, metadata=source.metadata) as writer,
-            ):
-                for episode in context.track(source.episodes, f"importing {self.source.name}", source.count):
+            with EpisodeWriter(self.out, source.spec, images=self.images, metadata=source.metadata) as writer:
+                episodes = context.track(source.episodes, f"importing {self.source.name}", source.count)
+                for number, episode in enumerate(episodes):
+                    episode.check(source.spec, f"{self.source}: episode {number}")
                     writer.append(episode)
         except BaseException:
             # Half an import would pass for a whole one; the folder was not there before.

@@ -141,11 +141,12 @@ def _about(docstring: str) -> str:
 def usage_error(boxed: str) -> str:
     """tyro's message about wrong options, a box of many lines, as one line."""
     sections: list[list[str]] = [[]]
-    for line in boxed.splitlines():
-        if not line.startswith("│"):
+    for line in boxed.replace("│", " ").splitlines():
+        # The content is two columns in, under a title and between rules, in Unicode boxes and in plain ones.
+        text = line[2:].rstrip()
+        if not line.startswith("  ") or not text:
             continue
-        text = line.strip("│").rstrip()[1:]
-        if text.strip().startswith("──"):
+        if not text.strip("─- "):
             sections.append([])
         elif len(text) - len(text.lstrip()) < 8:
             sections[-1].append(text.strip())

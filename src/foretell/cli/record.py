@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 from rich.console import Console
 
 from foretell.cli.command import Command, Context
 from foretell.cli.console import size
+from foretell.cli.summary import size_on_disk
 from foretell.errors import DataError, SpecError
 
 
@@ -49,7 +52,6 @@ class Record(Command):
         options = world_options(self.set)
         require_new(self.out)
         from foretell import worlds
-        from foretell.episodes.record import gymnasium_episodes
         from foretell.episodes.store import EpisodeStore
         from foretell.episodes.writer import EpisodeWriter
 
@@ -63,11 +65,18 @@ class Record(Command):
             spec, options = world.spec, dict(world.options)
             episodes = world.episodes(self.episodes, seed=context.seed)
         else:
+            from foretell.episodes.record import gymnasium_episodes
+
             spec, episodes = gymnasium_episodes(self.world, self.episodes, context.seed, **options)
         metadata = {"world": self.world, "options": options, "seed": context.seed}
-        with naming_the_disk(self.out), EpisodeWriter(self.out, spec, images=self.images, metadata=metadata) as writer:
-            for episode in context.track(episodes, f"recording {self.world}", self.episodes):
-                writer.append(episode)
+        with EpisodeWriter(self.out, spec, images=self.images, metadata=metadata) as writer:
+            try:
+                for episode in context.track(episodes, f"recording {self.world}", self.episodes):
+                    writer.append(episode)
+            except BaseException:
+                if not len(writer):
+                    shutil.rmtree(self.out, ignore_errors=True)
+                raise
         store = EpisodeStore(self.out)
         return {
             "out": self.out,
@@ -103,23 +112,9 @@ def require_new(out: Path) -> None:
         raise DataError(f"{out}: a folder that does not exist yet expected; choose another --out or remove it")
 
 
-@contextlib.contextmanager
-def naming_the_disk(out: Path) -> Iterator[None]:
-    """Turn an OSError met while writing below `out` into a DataError that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from error
-
-
-def counts(lengths: Sequence[int], out: Path) -> dict[str, Any]:
+def counts(lengths: NDArray[np.int64], out: Path) -> dict[str, Any]:
     """Episodes, their steps, and bytes on disk of a store."""
-    return {"episodes": len(lengths), "steps": int(sum(lengths)), "bytes": size_on_disk(out)}
-
-
-def size_on_disk(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    return {"episodes": len(lengths), "steps": int(lengths.sum()), "bytes": size_on_disk(out)}
 
 
 def written(result: Mapping[str, Any], verb: str) -> str:

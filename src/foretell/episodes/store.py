@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from foretell.episodes import layout
-from foretell.episodes.images import decode_image
+from foretell.episodes.images import decode_images
 from foretell.episodes.journal import NAME as JOURNAL
 from foretell.episodes.journal import Entry, JournalReader
 from foretell.episodes.parquet import RowReader
@@ -145,6 +145,22 @@ class EpisodeStore:
         first = int(wanted[0])
         table = self._table(i, [stream.key], first, int(wanted[-1]) + 1)
         return self._images(found, i, wanted - first, table)
+
+    def encoding(self, channel: str) -> layout.Source:
+        """How a channel is kept: `image` (a picture file per frame), `video` (mp4) or `values` (numbers)."""
+        return self._streams[self.spec.channel(channel).name].source
+
+    def mask(self, i: int, channel: str) -> NDArray[np.bool_]:
+        """Which entries of a channel of episode i are there, (T+1,) for images, (T+1, F) else; decodes no image."""
+        i, found = self._number(i), self.spec.channel(channel)
+        steps, column = int(self.lengths[i]), self._streams[channel].valid
+        if column is None:
+            if found.kind == "image":
+                return np.ones(steps, np.bool_)
+            return self.read(i, [channel]).valid.get(channel, np.ones((steps, found.shape[0]), np.bool_))
+        shape = () if found.kind == "image" else (found.shape[0],)
+        mask = from_arrow(self._table(i, [column], 0, steps).column(column), shape or (1,), f"{self.path}: {column}")
+        return mask.reshape(steps, *shape).astype(np.bool_, copy=False)
 
     def fingerprint(self) -> str:
         """A hash of the spec and of every episode; of a foreign dataset, of the two ends of every file."""
@@ -285,10 +301,8 @@ class EpisodeStore:
         if pa.types.is_struct(column.type):
             with reading(self.path):
                 column = pc.struct_field(column, "bytes")
-        frames = np.empty((len(steps), *channel.shape), np.uint8)
-        for k, step in enumerate(steps):
-            data = column[int(step)].as_buffer() if pa.types.is_binary(column.type) else None
-            if data is None:
-                raise DataError(f"{where}: step {step}: image bytes expected in {stream.key}, got {column.type}")
-            frames[k] = decode_image(memoryview(data), channel.shape, f"{where}: step {step}")
-        return frames
+        array = column.combine_chunks()
+        if not (pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)) or array.null_count:
+            raise DataError(f"{where}: the bytes of one image per step expected in {stream.key}, got {array.type}")
+        encoded = [memoryview(array[int(step)].as_buffer()) for step in steps]
+        return decode_images(encoded, channel.shape, lambda k: f"{where}: step {steps[k]}")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from foretell.episodes.importers.columns import numbers
 from foretell.errors import DataError
 
-TimeUnit = Literal["s", "ms", "us", "ns"]
-PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+TimeUnit = Literal["h", "min", "s", "ms", "us", "ns"]
+PER_SECOND: dict[TimeUnit, float] = {"h": 1 / 3600, "min": 1 / 60, "s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _MOST_EMPTY = 1000
 """Grid steps per row above which the grid is taken for a mistake in `hz` or in the unit of time."""
 
@@ -54,7 +54,7 @@ def check_order(times: NDArray[Any], where: str, row: int) -> None:
         raise DataError(f"{where}, row {row + at + 1}: {what}; the times of an episode must increase")
 
 
-def place(times: NDArray[Any], hz: float, per_second: int, where: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def place(times: NDArray[Any], hz: float, per_second: float, where: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Step of each row on the grid of `hz` that starts at the first, (rows,), and the times of all steps, (steps,).
 
     Rows keep their own times; steps without a row get the grid's. DataError where two rows fall into one step.
