@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from foretell.errors import DataError
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_AT_ONCE = 64
 _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
@@ -30,14 +32,61 @@ def encode_png(frames: NDArray[np.uint8]) -> list[bytes]:
     rows[:, :, 0] = 2
     rows[:, 0, 1:] = flat[:, 0]
     np.subtract(flat[:, 1:], flat[:, :-1], out=rows[:, 1:, 1:])
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPE[planes], 0, 0, 0))
-    start, end = _SIGNATURE + header, _chunk(b"IEND", b"")
+    start = _start(height, width, planes)
     strategy = _strategy(rows[0]) if count else zlib.Z_RLE
-    return [start + _chunk(b"IDAT", _deflate(row, strategy)) + end for row in rows]
+    return [start + _chunk(b"IDAT", _deflate(row, strategy)) + _END for row in rows]
 
 
-def decode_image(data: bytes | memoryview, shape: tuple[int, ...], where: str) -> NDArray[np.uint8]:
-    """One frame (H, W, C) from PNG, JPEG or WebP bytes; DataError, naming `where`, if it is damaged or does not fit."""
+def decode_images(
+    encoded: Sequence[bytes | memoryview], shape: tuple[int, ...], where: Callable[[int], str]
+) -> NDArray[np.uint8]:
+    """Frames (n, H, W, C) from PNG, JPEG or WebP bytes.
+
+    Raises DataError, naming `where(i)`, if the i-th is damaged, has more than 8 bits a colour or another size.
+    """
+    frames = np.empty((len(encoded), *shape), np.uint8)
+    for start in range(0, len(encoded), _AT_ONCE):
+        part = range(start, min(start + _AT_ONCE, len(encoded)))
+        known = _decode_own([encoded[i] for i in part], frames[part.start : part.stop], shape)
+        for i in part:
+            if i - start not in known:
+                frames[i] = _decode_any(encoded[i], shape, where(i))
+    return frames
+
+
+def _decode_own(encoded: Sequence[bytes | memoryview], out: NDArray[np.uint8], shape: tuple[int, ...]) -> set[int]:
+    """Decode into `out` those that `encode_png` wrote, twice as fast as a general decoder; returns which."""
+    height, width, planes = shape
+    if planes not in _COLOUR_TYPE:
+        return set()
+    size = height * (1 + width * planes)
+    rows = np.empty((len(encoded), size), np.uint8)
+    start = _start(height, width, planes)
+    known = []
+    for i, data in enumerate(encoded):
+        view = memoryview(data)
+        end = len(view) - len(_END) - 4
+        if end < 41 or view[:33] != start or bytes(view[37:41]) != b"IDAT" or view[end + 4 :] != _END:
+            continue
+        length, check = int.from_bytes(view[33:37], "big"), int.from_bytes(view[end : end + 4], "big")
+        if length != end - 41 or zlib.crc32(view[37:end]) != check:
+            continue
+        try:
+            inflated = zlib.decompress(view[41:end], 15, size)
+        except zlib.error:
+            continue
+        if len(inflated) == size:
+            rows[i] = np.frombuffer(inflated, np.uint8)
+            known.append(i)
+    lines = rows.reshape(len(encoded), height, -1)
+    flat = out.reshape(len(encoded), height, -1)
+    flat[:, 0] = lines[:, 0, 1:]
+    for k in range(1, height):
+        np.add(flat[:, k - 1], lines[:, k, 1:], out=flat[:, k])
+    return {i for i in known if (lines[i, :, 0] == 2).all()}
+
+
+def _decode_any(data: bytes | memoryview, shape: tuple[int, ...], where: str) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.size != (shape[1], shape[0]):
@@ -67,3 +116,10 @@ def _deflate(rows: NDArray[np.uint8], strategy: int) -> bytes:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+def _start(height: int, width: int, planes: int) -> bytes:
+    return _SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPE[planes], 0, 0, 0))
+
+
+_END = _chunk(b"IEND", b"")

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from foretell.errors import DataError
@@ -141,6 +142,7 @@ def _decode_run(
     hz: float,
     back: float,
 ) -> bool:
+    scaler = VideoReformatter()
     place = {int(step): i for i, step in enumerate(wanted)}
     target = max(0.0, start + (int(wanted[0]) + 0.25) / hz - back)
     container.seek(int(target / stream.time_base), stream=stream, backward=True)
@@ -150,7 +152,7 @@ def _decode_run(
         step = round((float(frame.pts * stream.time_base) - start) * hz)
         i = place.pop(step, None)
         if i is not None:
-            out[i] = frame.to_ndarray(format="rgb24")[:, :, : out.shape[3]]
+            out[i] = scaler.reformat(frame, format="rgb24").to_ndarray()[:, :, : out.shape[3]]
         if not place or step > wanted[-1]:
             break
     return not place

@@ -25,7 +25,7 @@ from foretell.errors import DataError, SpecError
 from foretell.spec import Episode, Spec
 
 _EPISODES_PER_FILE = 1000
-_STATS_FRAMES = 8
+_STATS_FRAMES, _STATS_PIXELS = 8, 32
 _TASK = ""
 
 
@@ -187,14 +187,15 @@ class EpisodeWriter:
         return still.astype(actions.dtype)[None]
 
     def _observe(self, episode: Episode) -> None:
-        """Take the episode into the statistics that LeRobot normalises by; of images, a few frames."""
+        """Take the episode into the statistics that LeRobot normalises by; of images, some pixels of a few frames."""
         for channel in self.spec.channels:
             values = episode.observations[channel.name]
             mask = _mask(episode, channel.name, len(episode), 1 if channel.kind == "image" else channel.shape[0])
             if channel.kind == "image":
                 chosen = np.flatnonzero(mask[:, 0])
                 chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), _STATS_FRAMES)).astype(int)]
-                values = values[chosen].reshape(-1, channel.shape[2]) / 255.0
+                coarse = max(1, min(channel.shape[:2]) // _STATS_PIXELS)
+                values = values[chosen, ::coarse, ::coarse].reshape(-1, channel.shape[2]) / 255.0
                 mask = np.ones(values.shape, np.bool_)
             self._moments.setdefault(self._streams[channel.name].key, Moments()).add(values, mask)
         if self.spec.action.size:
