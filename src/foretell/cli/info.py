@@ -119,6 +119,8 @@ def _show_store(result: dict[str, Any], console: Console) -> None:
         f" (median {number(lengths['median'])}), {result['steps']:,} steps, {number(spec['hz'])} a second"
     )
     for key, value in result["metadata"].items():
+        if value in ({}, [], None):
+            continue
         console.print(f"{escape(key)}: {escape(_short(value))}", soft_wrap=True)
     channels = table("channels", "name", "kind", "shape", "type", "role", "missing>")
     for channel in result["channels"]:

@@ -92,7 +92,8 @@ def _dispatch(arguments: list[str]) -> int:
     if shared.json:
         print_json(result)
     else:
-        command.show(result, Console(highlight=False))
+        # Where nobody watches, tables need not be squeezed into the 80 columns that rich assumes.
+        command.show(result, Console(highlight=False, width=None if sys.stdout.isatty() else 120))
     return 0
 
 

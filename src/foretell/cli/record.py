@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import shutil
 import time
@@ -67,16 +68,23 @@ class Record(Command):
         else:
             from foretell.episodes.record import gymnasium_episodes
 
-            spec, episodes = gymnasium_episodes(self.world, self.episodes, context.seed, **options)
-        metadata = {"world": self.world, "options": options, "seed": context.seed}
-        with EpisodeWriter(self.out, spec, images=self.images, metadata=metadata) as writer:
             try:
+                spec, episodes = gymnasium_episodes(self.world, self.episodes, context.seed, **options)
+            except SpecError as error:
+                close = difflib.get_close_matches(self.world, worlds.names(), n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise SpecError(f"{error} Built in are {', '.join(worlds.names())}{hint}") from error
+        metadata = {"world": self.world, "options": options, "seed": context.seed}
+        writer: EpisodeWriter | None = None
+        try:
+            with EpisodeWriter(self.out, spec, images=self.images, metadata=metadata) as writer:
                 for episode in context.track(episodes, f"recording {self.world}", self.episodes):
                     writer.append(episode)
-            except BaseException:
-                if not len(writer):
-                    shutil.rmtree(self.out, ignore_errors=True)
-                raise
+        except BaseException:
+            # An empty store would stand in the way of the next attempt.
+            if writer is None or not len(writer):
+                shutil.rmtree(self.out, ignore_errors=True)
+            raise
         store = EpisodeStore(self.out)
         return {
             "out": self.out,
