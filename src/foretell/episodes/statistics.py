@@ -55,7 +55,8 @@ class Moments:
         shift = mean - self.mean
         share = count / np.maximum(total, 1)
         self.mean = self.mean + shift * share
-        self.squares = self.squares + (away * away).sum(axes) + shift * shift * self.count * share
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.squares = self.squares + (away * away).sum(axes) + shift * shift * self.count * share
         self.low = np.minimum(self.low, np.where(mask, flat, np.inf).min(axes))
         self.high = np.maximum(self.high, np.where(mask, flat, -np.inf).max(axes))
         self.count = total
@@ -71,7 +72,10 @@ class Moments:
         assert self.count is not None
         parts = {"min": self.low, "max": self.high, "mean": self.mean, "std": self.std()}
         shape = (-1, 1, 1) if image else (-1,)
-        found = {name: np.where(self.count > 0, part, 0.0).reshape(shape).tolist() for name, part in parts.items()}
+        found = {
+            name: np.nan_to_num(np.where(self.count > 0, part, 0.0)).reshape(shape).tolist()
+            for name, part in parts.items()
+        }
         return {**found, "count": [int(self.count.max(initial=0))]}
 
 

@@ -84,7 +84,7 @@ def decode_mp4(
     Decodes from the key frame before each run of steps to its last one, and nothing else.
     Raises DataError, naming `where`, if the video is damaged, of another size, or lacks a step.
     """
-    wanted = np.asarray(steps, np.int64)
+    wanted, back = np.unique(np.asarray(steps, np.int64), return_inverse=True)
     frames = np.empty((len(wanted), *shape), np.uint8)
     runs = np.split(np.arange(len(wanted)), np.flatnonzero(np.diff(wanted) > _GAP) + 1) if len(wanted) else []
     opened: str | BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else str(source)
@@ -98,14 +98,14 @@ def decode_mp4(
             stream.codec_context.thread_count = 1
             for run in runs:
                 # Key frames are indexed by decoding time, which may lie before the time shown: look further back.
-                for back in (0.0, 2.0, float("inf")):
-                    if _decode_run(container, stream, wanted[run], frames[run[0] : run[-1] + 1], start, hz, back):
+                for earlier in (0.0, 2.0, float("inf")):
+                    if _decode_run(container, stream, wanted[run], frames[run[0] : run[-1] + 1], start, hz, earlier):
                         break
                 else:
                     raise DataError(f"{where}: steps {wanted[run[0]]} to {wanted[run[-1]]} are not all in the video")
     except (FFmpegError, OSError, IndexError) as error:
         raise DataError(f"{where}: damaged or unreadable video ({error})") from error
-    return frames
+    return frames if len(back) == len(wanted) else frames[back]
 
 
 def check_mp4(path: Path) -> None:
@@ -140,11 +140,11 @@ def _decode_run(
     out: NDArray[np.uint8],
     start: float,
     hz: float,
-    back: float,
+    earlier: float,
 ) -> bool:
     scaler = VideoReformatter()
     place = {int(step): i for i, step in enumerate(wanted)}
-    target = max(0.0, start + (int(wanted[0]) + 0.25) / hz - back)
+    target = max(0.0, start + (int(wanted[0]) + 0.25) / hz - earlier)
     container.seek(int(target / stream.time_base), stream=stream, backward=True)
     for frame in container.decode(stream):
         if frame.pts is None:
