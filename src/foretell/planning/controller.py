@@ -1,0 +1,274 @@
+"""The controller: a receding-horizon loop around a planner, with its whole state passed in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from foretell.errors import SpecError
+from foretell.planning.costs import Distance, Imagines, StageCost, combined, rollout_cost, squared_distance, towards
+from foretell.planning.live import checked
+from foretell.planning.planner import Cost, Plan, Planner, PlanningError, PlanState, copied
+from foretell.spec import ActionSpec, Spec
+
+Propose = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Context (B, H, N, D), past (B, H-1, A) and goal latents (B, N, D), if any -> plans (B, P, K, A) to consider."""
+
+
+class Sizes(Protocol):
+    """What a controller needs of a model's configuration: raw steps per latent step, latents in a context."""
+
+    @property
+    def block(self) -> int: ...
+
+    @property
+    def history(self) -> int: ...
+
+
+class Model(Imagines, Protocol):
+    """What a controller needs of a world model."""
+
+    @property
+    def spec(self) -> Spec: ...
+
+    @property
+    def config(self) -> Sizes: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def encode(self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Latents (B, T, N, D) of observations (B, T, *shape)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControllerConfig:
+    """How far to look ahead and how often.
+
+    horizon: latent steps K of a plan. replan_every: raw steps that are executed of each plan.
+    terminal: weight of the last step's cost. discount: factor of the cost from one latent step to the next.
+    at_once: candidates, over all episodes, that are imagined together; bounds the memory of large batches.
+    """
+
+    horizon: int = 12
+    replan_every: int = 4
+    terminal: float = 4.0
+    discount: float = 1.0
+    at_once: int = 4096
+
+    def __post_init__(self) -> None:
+        if min(self.horizon, self.replan_every, self.at_once) < 1:
+            raise SpecError(f"controller: horizon, replan_every and at_once of at least 1 expected, got {self}")
+        if not (self.terminal >= 0 and 0 < self.discount <= 1):
+            raise SpecError(f"controller: terminal >= 0 and 0 < discount <= 1 expected, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Everything a controller knows between two steps, for B episodes. Nothing in it is changed in place.
+
+    time: raw steps taken. stage: the cost of being at a latent. goal: (B, N, D) latents of the goal
+    observations, None where the goal is a stage cost.
+    times, latents: when what was seen, the newest last, each (B, N, D); only what a coming context needs.
+    actions: (B, T, A) the latest raw actions executed, the newest last.
+    search: where the next search starts from. plan: the latest, actions (B, K, block * A); planned_at: its time.
+    imagined: (B, K, N, D) the latents that the plan is expected to lead to.
+    """
+
+    time: int
+    batch: int
+    stage: StageCost
+    goal: Tensor | None
+    times: tuple[int, ...]
+    latents: tuple[Tensor, ...]
+    actions: Tensor
+    search: PlanState
+    plan: Plan | None = None
+    planned_at: int = 0
+    imagined: Tensor | None = None
+
+    def executed(self, actions: Tensor) -> State:
+        """The same state after other raw actions (B, A) than the controller's last were executed."""
+        if self.time == 0 or actions.shape != self.actions.shape[::2]:
+            raise SpecError(f"executed actions: shape {tuple(self.actions.shape[::2])} after a step expected")
+        actions = actions.to(self.actions)
+        return replace(self, actions=torch.cat([self.actions[:, :-1], actions.unsqueeze(1)], dim=1))
+
+
+class Controller:
+    """Plans every `replan_every` raw steps and executes the plan in between, one raw action per step.
+
+    model: a world model. planner: any planner. distance: between imagined latents and the goal's.
+    penalty: a cost of the actions themselves, added to that of what they lead to.
+    propose: offers plans to the planner at each replanning (an inverse-dynamics policy, a retrieved plan).
+    scale: (A,) typical size of the actions, used where they have no bounds; 1 unless given.
+    Raises SpecError where the spec names no actions or a plan ends before the next one is made.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        planner: Planner,
+        config: ControllerConfig | None = None,
+        *,
+        distance: Distance = squared_distance,
+        penalty: Cost | None = None,
+        propose: Propose | None = None,
+        scale: Tensor | None = None,
+    ) -> None:
+        self.model, self.planner = model, planner
+        self.config = ControllerConfig() if config is None else config
+        self.distance, self.penalty, self.propose, self.scale = distance, penalty, propose, scale
+        self.spec, self.block, self.history = model.spec, model.config.block, model.config.history
+        if self.spec.action.size == 0:
+            raise SpecError("controller: the spec names no actions, so there is nothing to plan")
+        planned = self.config.horizon * self.block
+        if self.config.replan_every > planned:
+            raise SpecError(
+                f"controller: replan_every must be at most the {planned} raw steps of a plan"
+                f" ({self.config.horizon} blocks of {self.block}), got {self.config.replan_every}"
+            )
+
+    def start(
+        self,
+        goal: Mapping[str, Tensor] | StageCost,
+        *,
+        generator: torch.Generator,
+        batch: int | None = None,
+        valid: Mapping[str, Tensor] | None = None,
+    ) -> State:
+        """The state before the first step.
+
+        goal: observations to reach, by channel, (B, *shape) or (B, 1, *shape), with masks `valid`; or a
+        stage cost, such as `costs.within`, of latents, for `batch` episodes.
+        generator: copied, not advanced: the same generator gives the same actions.
+        Raises SpecError, naming the channel, where the goal does not fit the spec.
+        """
+        if isinstance(goal, Mapping):
+            steps, masks = checked(self.spec, goal, valid, batch=batch, where="goal")
+            with torch.inference_mode(False), torch.no_grad():
+                reach = self._encode(steps, masks)
+            batch, stage = len(reach), towards(reach, self.distance)
+        elif batch is None or batch < 1:
+            raise SpecError("controller: batch, the number of episodes, is needed beside a goal that is a cost")
+        else:
+            reach, stage = None, goal
+        low, high = _bounds(self.spec.action, self.model.device)
+        search = PlanState.start(
+            low,
+            high,
+            batch=batch,
+            horizon=self.config.horizon,
+            generator=copied(generator),
+            block=self.block,
+            scale=None if self.scale is None else self.scale.to(low),
+        )
+        return State(
+            time=0,
+            batch=batch,
+            stage=stage,
+            goal=reach,
+            times=(),
+            latents=(),
+            actions=low.new_zeros(batch, 0, self.spec.action.size),
+            search=search,
+        )
+
+    def step(
+        self, observations: Mapping[str, Tensor], state: State, valid: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, State]:
+        """Raw actions (B, A) for the observations (B, *shape) of now, and the state for the next step.
+
+        valid: by channel, (B,) or, for vectors and waveforms, (B, F) bool; channels not named are valid
+        throughout. Invalid values are not looked at. Raises SpecError, naming the channel, where the
+        observations do not fit the spec; PlanningError where no plan can be scored.
+        """
+        # A caller may be in inference mode, whose tensors a gradient planner cannot use.
+        with torch.inference_mode(False), torch.no_grad():
+            steps, masks = checked(self.spec, observations, valid, batch=state.batch)
+            if self._needed(state.time):
+                state = self._seen(state, self._encode(steps, masks))
+            if state.time % self.config.replan_every == 0:
+                state = self._replan(state)
+            return self._act(state)
+
+    def _act(self, state: State) -> tuple[Tensor, State]:
+        assert state.plan is not None
+        raw = state.plan.actions.reshape(state.batch, -1, self.spec.action.size)
+        low, high = state.search.low[: raw.shape[-1]], state.search.high[: raw.shape[-1]]
+        actions = raw[:, state.time - state.planned_at].clamp(low, high)
+        # A context reaches (history - 1) blocks back.
+        executed = torch.cat([state.actions, actions.unsqueeze(1)], dim=1)[
+            :, -max(1, (self.history - 1) * self.block) :
+        ]
+        return actions, replace(state, time=state.time + 1, actions=executed)
+
+    def _replan(self, state: State) -> State:
+        context, past = self._context(state)
+        cost = rollout_cost(
+            self.model,
+            context,
+            past,
+            state.stage,
+            terminal=self.config.terminal,
+            discount=self.config.discount,
+            at_once=self.config.at_once,
+        )
+        if self.penalty is not None:
+            cost = combined((1.0, cost), (1.0, self.penalty))
+        search = state.search
+        if state.plan is not None:
+            search = search.shift(state.time - state.planned_at)
+        if self.propose is not None:
+            search = replace(search, proposals=self.propose(context, past, state.goal))
+        plan = self.planner(cost, search)
+        if plan.actions.shape != search.mean.shape or not bool(plan.actions.isfinite().all()):
+            raise PlanningError(
+                f"planner {type(self.planner).__name__}: finite actions of shape {tuple(search.mean.shape)} expected,"
+                f" got {tuple(plan.actions.shape)}{'' if plan.actions.isfinite().all() else ' with NaN or infinity'}"
+            )
+        imagined = self.model.rollout(context, past, plan.actions.unsqueeze(1)).squeeze(1)
+        return replace(state, plan=plan, search=plan.state, planned_at=state.time, imagined=imagined)
+
+    def _needed(self, time: int) -> bool:
+        """Whether the context of this or a later replanning holds the latent of `time`."""
+        return any((time + back * self.block) % self.config.replan_every == 0 for back in range(self.history))
+
+    def _seen(self, state: State, latents: Tensor) -> State:
+        oldest = state.time - (self.history - 1) * self.block
+        kept = [(t, z) for t, z in zip(state.times, state.latents, strict=True) if t >= oldest]
+        return replace(
+            state, times=(*(t for t, _ in kept), state.time), latents=(*(z for _, z in kept), latents.contiguous())
+        )
+
+    def _context(self, state: State) -> tuple[Tensor, Tensor]:
+        """Latents (B, H, N, D), `block` raw steps apart up to now, and the block actions (B, H-1, A) between them."""
+        length = min(self.history, state.time // self.block + 1)
+        seen = dict(zip(state.times, state.latents, strict=True))
+        context = torch.stack([seen[state.time - back * self.block] for back in reversed(range(length))], dim=1)
+        steps = (length - 1) * self.block
+        past = state.actions[:, state.actions.shape[1] - steps :]
+        return context, past.reshape(state.batch, length - 1, self.block * self.spec.action.size)
+
+    def _encode(self, steps: dict[str, Tensor], masks: dict[str, Tensor] | None) -> Tensor:
+        """Latents (B, N, D) of one step of checked observations."""
+        device = self.model.device
+        here = {name: values.to(device) for name, values in steps.items()}
+        seen = None if masks is None else {name: mask.to(device) for name, mask in masks.items()}
+        return self.model.encode(here, seen).squeeze(1)
+
+
+def _bounds(action: ActionSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """low, high (A,) in float32, rounded inwards, so that what lies between them is within the spec's bounds."""
+    limits = []
+    for values, inwards in ((action.low, float("inf")), (action.high, float("-inf"))):
+        exact = torch.tensor(values, dtype=torch.float64)
+        near = exact.float()
+        outside = near.double() < exact if inwards > 0 else near.double() > exact
+        limits.append(torch.where(outside, torch.nextafter(near, torch.full_like(near, inwards)), near).to(device))
+    return limits[0], limits[1]
