@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from tests.episodes.samples import SPEC, episode, same
 
 from foretell.episodes.images import decode_images, encode_png
+from foretell.episodes.store import EpisodeStore
+from foretell.episodes.writer import EpisodeWriter
 from foretell.errors import DataError
 
 FRAMES = hnp.arrays(
@@ -73,3 +76,10 @@ def test_other_sizes_and_depths_are_named():
         decode_images([buffer.getvalue()], (5, 6, 1), where)
     with pytest.raises(DataError, match="frame 0: damaged image"):
         decode_images([b"GIF89a"], (5, 6, 1), where)
+
+
+def test_our_own_pictures_take_the_fast_way_out_of_a_store(tmp_path, monkeypatch):
+    with EpisodeWriter(tmp_path / "store", SPEC) as writer:
+        writer.append(episode(0))
+    monkeypatch.setattr("foretell.episodes.images.Image.open", None)
+    assert same(EpisodeStore(tmp_path / "store")[0], episode(0))

@@ -64,7 +64,7 @@ def _decode_own(encoded: Sequence[bytes | memoryview], out: NDArray[np.uint8], s
     start = _start(height, width, planes)
     known = []
     for i, data in enumerate(encoded):
-        view = memoryview(data)
+        view = memoryview(data).cast("B")
         end = len(view) - len(_END) - 4
         if end < 41 or view[:33] != start or bytes(view[37:41]) != b"IDAT" or view[end + 4 :] != _END:
             continue
