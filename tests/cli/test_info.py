@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from foretell.cli.main import main
 from foretell.cli.summary import Ranges
@@ -122,3 +123,44 @@ def test_what_is_no_store_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert err.count("\n") == 1
     assert str(path) in err
     assert json.loads(out) == {"error": err.removeprefix("foretell: ").strip()}
+
+
+def run_folder(path: Path) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"spec": SPEC.to_json(), "model": {"latent": 64, "block": 4}}))
+    save_file({"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float32)}, path / "model.safetensors")
+    (path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n{"step": 3, "lo')
+    return path
+
+
+def test_a_run_is_described_without_loading_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run_folder(tmp_path / "run")
+    assert main(["info", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["tensors"], found["parameters"]) == ("run", 2, 17)
+    assert Spec.from_json(found["spec"]) == SPEC
+    assert found["logs"]["log.jsonl"]["last"] == {"step": 2, "loss": 1.5}
+    assert main(["info", str(path)]) == 0
+    out = capsys.readouterr().out
+    for part in ("17 values in 2 tensors", "model.latent", "8 x 8 x 3", "level [m]", "loss=1.5"):
+        assert part in out
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "line"),
+    [
+        ("config.json", b"{", "config.json"),
+        ("config.json", b"[]", "config.json: a JSON object expected"),
+        ("model.safetensors", b"\x80\x04.", "model.safetensors: damaged or not a safetensors file"),
+        ("model.safetensors", None, "model.safetensors: the weights of a run expected, there are none"),
+    ],
+)
+def test_damaged_runs_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes | None, line: str
+) -> None:
+    path = run_folder(tmp_path / "run")
+    (path / file).unlink() if content is None else (path / file).write_bytes(content)
+    assert main(["info", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert line in err
+    assert err.count("\n") == 1
