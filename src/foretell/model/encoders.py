@@ -1,0 +1,82 @@
+"""Encoders: one per channel kind, each turning a channel's steps into features of one width."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from foretell.spec import Channel
+
+
+class ImageEncoder(nn.Module):
+    """Convolutions from (M, C, H, W) to (M, width): a stride of 4, then of 2 until at most 4 x 4 remain.
+
+    An image that is missing (valid False) becomes a learned feature.
+    """
+
+    def __init__(self, shape: tuple[int, ...], stem: int, width: int) -> None:
+        super().__init__()
+        height, breadth, colours = shape
+        rims = [2 if n % 4 else 0 for n in (height, breadth)]
+        layers: list[nn.Module] = [nn.Conv2d(colours, stem, 4, 4, (rims[0], rims[1])), nn.GroupNorm(1, stem), nn.GELU()]
+        channels = stem
+        height, breadth = (_after(n, 4, 4, rim) for n, rim in zip((height, breadth), rims, strict=True))
+        while max(height, breadth) > 4:
+            wider = min(2 * channels, 8 * stem)
+            layers += [nn.Conv2d(channels, wider, 3, 2, 1), nn.GroupNorm(1, wider), nn.GELU()]
+            channels = wider
+            height, breadth = (_after(n, 3, 2, 1) for n in (height, breadth))
+        self.convolutions = nn.Sequential(*layers)
+        self.project = nn.Linear(channels * height * breadth, width)
+        self.missing = nn.Parameter(torch.zeros(width))
+
+    def forward(self, images: Tensor, valid: Tensor) -> Tensor:
+        """images (M, C, H, W) normalised, valid (M,) bool -> (M, width)."""
+        features = self.project(self.convolutions(images).flatten(1))
+        return torch.where(valid[:, None], features, self.missing.to(features.dtype))
+
+
+class VectorEncoder(nn.Module):
+    """A two-layer perceptron on normalised fields and their masks, (M, F) to (M, width)."""
+
+    def __init__(self, fields: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2 * fields, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, values: Tensor, valid: Tensor) -> Tensor:
+        """values (M, F) normalised, valid (M, F) bool -> (M, width)."""
+        mask = valid.to(values.dtype)
+        return torch.as_tensor(self.layers(torch.cat([values * mask, mask], dim=-1)))
+
+
+class WaveformEncoder(nn.Module):
+    """One-dimensional convolutions, (M, F, L) to (M, width): strides of 4 until at most 8 samples remain."""
+
+    def __init__(self, shape: tuple[int, ...], stem: int, width: int) -> None:
+        super().__init__()
+        fields, length = shape
+        layers: list[nn.Module] = []
+        channels = 2 * fields
+        while length > 8:
+            layers += [nn.Conv1d(channels, 2 * stem, 8, 4, 2 + 2), nn.GELU()]
+            channels, length = 2 * stem, _after(length, 8, 4, 4)
+        self.convolutions = nn.Sequential(*layers)
+        self.project = nn.Linear(channels * length, width)
+
+    def forward(self, values: Tensor, valid: Tensor) -> Tensor:
+        """values (M, F, L) normalised, valid (M, F) bool -> (M, width)."""
+        mask = valid.to(values.dtype)[..., None].expand_as(values)
+        return torch.as_tensor(self.project(self.convolutions(torch.cat([values * mask, mask], dim=1)).flatten(1)))
+
+
+def encoder_for(channel: Channel, stem: int, width: int) -> ImageEncoder | VectorEncoder | WaveformEncoder:
+    """The encoder of a channel's kind, with features of `width`."""
+    if channel.kind == "image":
+        return ImageEncoder(channel.shape, stem, width)
+    if channel.kind == "waveform":
+        return WaveformEncoder(channel.shape, stem, width)
+    return VectorEncoder(channel.shape[0], width)
+
+
+def _after(size: int, kernel: int, stride: int, padding: int) -> int:
+    return (size + 2 * padding - kernel) // stride + 1

@@ -1,0 +1,185 @@
+"""The world model: encode what was observed into latents, predict the latents that actions lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foretell.episodes.statistics import Statistics
+from foretell.errors import SpecError
+from foretell.model.encoders import encoder_for
+from foretell.model.predictor import Predictor
+from foretell.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of a world model.
+
+    latent: width D of the compact state. block: raw steps between two latent steps.
+    history: latents the predictor looks at. stem: channels of the first convolution.
+    features: width of each channel's features. width, depth: of the predictor.
+    """
+
+    latent: int = 64
+    block: int = 4
+    history: int = 1
+    stem: int = 16
+    features: int = 256
+    width: int = 256
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("latent", "block", "history", "stem", "features", "width", "depth"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise SpecError(f"model: {name} must be a whole number of at least 1, got {value!r}")
+
+
+class WorldModel(nn.Module):
+    """A joint-embedding predictive world model of one spec.
+
+    Latents have shape (B, T, N, D) with N = 1: one compact state per latent step. Normalisation is
+    part of the model; observations and actions go in as they are recorded, in their own units.
+    """
+
+    def __init__(self, spec: Spec, config: ModelConfig, statistics: Statistics | None = None) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config
+        self.encoders = nn.ModuleList(encoder_for(c, config.stem, config.features) for c in spec.observations)
+        self.fuse = nn.Sequential(
+            nn.GELU(),
+            nn.Linear(config.features * len(spec.observations), config.features),
+            nn.GELU(),
+            nn.Linear(config.features, config.latent),
+        )
+        self.action_size = spec.action.size * config.block
+        self.predictor = Predictor(config.latent, self.action_size, config.history, config.width, config.depth)
+        self._add_normalisation(statistics)
+
+    def _add_normalisation(self, statistics: Statistics | None) -> None:
+        sizes = {c.name: c.shape[-1 if c.kind == "image" else 0] for c in self.spec.observations}
+        for name, size in {**sizes, "action": self.spec.action.size}.items():
+            mean, scale = torch.zeros(size), torch.ones(size)
+            if statistics is not None and size:
+                mean = torch.as_tensor(statistics.mean[name], dtype=torch.float32)
+                scale = torch.as_tensor(statistics.std[name], dtype=torch.float32).clamp_min(1e-6)
+            self.register_buffer(_buffer("mean", name), mean)
+            self.register_buffer(_buffer("scale", name), scale)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.predictor.enter.weight.device
+
+    def normalise_actions(self, actions: Tensor) -> Tensor:
+        """(..., block * A) raw units -> zero mean, unit variance per action as in the training episodes."""
+        if self.action_size == 0:
+            return actions
+        mean = self.get_buffer("mean_action").repeat(self.config.block)
+        scale = self.get_buffer("scale_action").repeat(self.config.block)
+        return (actions - mean) / scale
+
+    def encode(self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Latents (B, T, N, D) of observations (B, T, *shape) in raw units.
+
+        valid: (B, T), or (B, T, F) for vectors and waveforms; channels not named are valid throughout.
+        Raises SpecError where a channel is missing or has another shape than the spec's.
+        """
+        features = []
+        for channel, encoder in zip(self.spec.observations, self.encoders, strict=True):
+            if channel.name not in observations:
+                raise SpecError(f"channel {channel.name} is missing; the model was trained with it")
+            values = observations[channel.name]
+            if tuple(values.shape[2:]) != channel.shape:
+                expected = f"(batch, steps, {', '.join(map(str, channel.shape))})"
+                raise SpecError(f"channel {channel.name}: {expected} expected, got {tuple(values.shape)}")
+            if channel.kind == "image" and values.dtype != torch.uint8:
+                raise SpecError(f"channel {channel.name}: uint8 expected, got {values.dtype}")
+            batch, steps = values.shape[:2]
+            mask = None if valid is None else valid.get(channel.name)
+            flat = values.flatten(0, 1)
+            if channel.kind == "image":
+                seen = (
+                    torch.ones(flat.shape[0], dtype=torch.bool, device=flat.device) if mask is None else mask.flatten()
+                )
+            else:
+                shape = (batch, steps, channel.shape[0])
+                mask = torch.ones(shape, dtype=torch.bool, device=flat.device) if mask is None else mask
+                seen = (mask[..., None].expand(shape) if mask.dim() == 2 else mask).flatten(0, 1)
+            flat = self._normalise(channel.name, flat.permute(0, 3, 1, 2) if channel.kind == "image" else flat)
+            features.append(encoder(flat, seen))
+        latent = self.fuse(torch.cat(features, dim=-1))
+        return torch.as_tensor(latent).float().unflatten(0, (batch, steps)).unsqueeze(2)
+
+    def _normalise(self, name: str, values: Tensor) -> Tensor:
+        shape = (-1,) + (1,) * (values.dim() - 2)
+        mean, scale = self.get_buffer(_buffer("mean", name)), self.get_buffer(_buffer("scale", name))
+        return (values.float() - mean.view(shape)) / scale.view(shape)
+
+    def predict(self, context: Tensor, actions: Tensor) -> Tensor:
+        """The latent after each step of a context: (B, T, N, D), (B, T, block * A) -> (B, T, N, D).
+
+        Step t is predicted from latents max(0, t - history + 1) .. t and their actions, raw units.
+        """
+        history = self.config.history
+        tokens = context.shape[2:]
+        latents = _windows(context.flatten(2), history)
+        acts = _windows(self.normalise_actions(actions), history)
+        present = _windows(torch.ones_like(context[:, :, 0, :1]), history)[..., 0]
+        return self.predictor(latents, acts, present).unflatten(-1, tokens)  # type: ignore[no-any-return]
+
+    def predict_each(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """Each latent's successor from itself alone: (..., N, D), (..., block * A) raw -> (..., N, D)."""
+        history = self.config.history
+        alone = functional.pad(latents.flatten(-2)[..., None, :], (0, 0, history - 1, 0))
+        acts = functional.pad(self.normalise_actions(actions)[..., None, :], (0, 0, history - 1, 0))
+        present = functional.pad(torch.ones_like(alone[..., -1:, 0]), (history - 1, 0))
+        return torch.as_tensor(self.predictor(alone, acts, present)).unflatten(-1, latents.shape[-2:])
+
+    def rollout(self, context: Tensor, past: Tensor, plan: Tensor) -> Tensor:
+        """Latents that plans lead to, open loop: (B, H, N, D), (B, H-1, A), (B, S, K, A) -> (B, S, K, N, D).
+
+        context holds the latest latents and past the actions between them (A = block * actions per
+        step, raw units); latents and actions older than the model's history are not looked at.
+        """
+        batch, samples, steps = plan.shape[:3]
+        history, tokens = self.config.history, context.shape[2:]
+        past = self.normalise_actions(past)[:, -(history - 1) :] if history > 1 else past[:, :0]
+        context = context[:, -history:].flatten(2)
+        missing = history - context.shape[1]
+        present = functional.pad(torch.ones_like(context[:, :, 0]), (missing, 0))
+        latents = functional.pad(context, (0, 0, missing, 0))
+        acts = functional.pad(past, (0, 0, history - 1 - past.shape[1], 0))
+        plan = self.normalise_actions(plan)
+
+        def spread(x: Tensor) -> Tensor:
+            return x[:, None].expand(batch, samples, *x.shape[1:])
+
+        latents, acts, present = spread(latents), spread(acts), spread(present)
+        states = []
+        for k in range(steps):
+            acts = torch.cat([acts, plan[:, :, k : k + 1]], dim=2)
+            state = self.predictor(latents, acts, present)
+            states.append(state)
+            if history > 1:
+                present = torch.cat([present[:, :, 1:], torch.ones_like(present[:, :, :1])], dim=2)
+                latents = torch.cat([latents[:, :, 1:], state[:, :, None]], dim=2)
+            else:
+                latents = state[:, :, None]
+            acts = acts[:, :, 1:]
+        return torch.stack(states, dim=2).unflatten(-1, tokens)
+
+
+def _buffer(what: str, name: str) -> str:
+    return f"{what}_{name.replace('.', '_')}"
+
+
+def _windows(x: Tensor, history: int) -> Tensor:
+    """(B, T, F) -> (B, T, history, F): each step with those before it, zeros before the first."""
+    padded = functional.pad(x, (0, 0, history - 1, 0))
+    return padded.unfold(1, history, 1).transpose(-1, -2)
