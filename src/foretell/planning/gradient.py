@@ -27,9 +27,9 @@ class Gradient:
 
     starts: int = 16
     steps: int = 40
-    rate: float = 0.1
+    rate: float = 0.2
     std: float = 0.5
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.99)
 
     def __post_init__(self) -> None:
         if self.starts < 1 or self.steps < 1:

@@ -41,7 +41,7 @@ class ICEM:
     samples: int = 256
     iterations: int = 4
     elites: int = 16
-    std: float = 1.0
+    std: float = 0.5
     floor: float = 0.0
     beta: float = 2.0
     decay: float = 1.25

@@ -107,7 +107,7 @@ class PlanState:
             raise SpecError(f"plan: cannot be shifted by {steps} steps")
 
         def moved(plans: Tensor) -> Tensor:
-            raw = plans.reshape(*plans.shape[:-2], plans.shape[-2] * self.block, -1)
+            raw = plans.reshape(*plans.shape[:-2], plans.shape[-2] * self.block, plans.shape[-1] // self.block)
             at = torch.arange(steps, steps + raw.shape[-2], device=raw.device).clamp_(max=raw.shape[-2] - 1)
             return raw.index_select(-2, at).reshape(plans.shape)
 
