@@ -55,4 +55,9 @@ def test_stores_count_what_is_valid_once(tmp_path):
         assert found.mean["pressure"] == pytest.approx(wave.mean((0, 2)))
         assert found.std["action"] == pytest.approx(actions.std(0))
         assert found.count["action"].tolist() == [len(actions)] * 2
-        assert set(found.mean) == {"state", "pressure", "level", "action"}
+        frames = [e.observations["camera"][e.valid.get("camera", np.ones(len(e), bool))] for e in made]
+        pixels = np.concatenate(frames).reshape(-1, 3).astype(float)
+        # Episodes this short are counted whole.
+        assert found.mean["camera"] == pytest.approx(pixels.mean(0))
+        assert found.std["camera"] == pytest.approx(pixels.std(0))
+        assert set(found.mean) == {"camera", "state", "pressure", "level", "action"}

@@ -110,6 +110,36 @@ def test_every_window_comes_once_a_round(store, length):
         assert not np.array_equal(windows.indices(0, 8, seed=1), windows.indices(0, 8, seed=2))
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    groups=st.integers(4, 12),
+    group=st.integers(1, 4),
+    seed=st.integers(0, 2**40),
+    step=st.integers(0, 10**6),
+    ranks=st.integers(1, 4),
+)
+def test_groups_come_from_one_episode_and_stay_whole(store, groups, group, seed, step, ranks):
+    windows = Windows(store, length=2)
+    size = groups * group
+    whole = windows.indices(step, size, seed=seed, group=group)
+    parts = [windows.indices(step, size, seed=seed, rank=r, ranks=ranks, group=group) for r in range(ranks)]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert all(len(part) % group == 0 for part in parts)
+    episodes, _ = windows.locate(whole)
+    assert (episodes.reshape(-1, group) == episodes.reshape(-1, group)[:, :1]).all()
+    assert np.array_equal(whole[::group], windows.indices(step, groups, seed=seed))
+
+
+def test_companions_are_any_window_of_the_episode(store):
+    windows = Windows(store, length=5, episodes=[1, 4])
+    pairs = np.stack([windows.indices(s, 2, seed=3, group=2) for s in range(2000)])
+    per_pair = Counter(map(tuple, pairs.tolist()))
+    sizes = Counter(windows.locate(np.arange(len(windows)))[0].tolist())
+    assert len(per_pair) == sum(n * n for n in sizes.values())
+    with pytest.raises(SpecError, match="groups of 2"):
+        windows.indices(0, 3, seed=0, group=2)
+
+
 def test_orders_are_even(store):
     windows = Windows(store, length=8)
     count = len(windows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
+_FRAMES, _PIXELS = 512, 64
+_GOLDEN = (5**0.5 - 1) / 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Per field of each vector or waveform channel, by its name, and of the actions, under `action`.
+    """Per field of each vector or waveform, per colour of each image, and per action, under `action`.
 
-    mean, std: (F,) float64, over valid entries only; std is that of the population, 0 for a constant.
-    A field that is never valid has mean 0 and std 1. count: (F,) int64, the entries counted.
-    Images are not listed: models scale them by their range.
+    mean, std: (F,) or (C,) float64, over valid entries only; std is that of the population, 0 for a
+    constant. A field that is never valid has mean 0 and std 1. Of images, on the scale of 0 to 255, a
+    sample of frames and pixels. count: int64 of the same shape, the entries counted.
     """
 
     mean: Mapping[str, Array]
@@ -80,21 +83,46 @@ class Moments:
 
 
 def statistics(store: EpisodeStore, episodes: Sequence[int] | None = None) -> Statistics:
-    """Statistics of the given episodes (None: all), each counted whole, whoever asks and with how many ranks."""
-    channels = [c for c in store.spec.channels if c.kind != "image"]
-    moments = {c.name: Moments() for c in channels} | {"action": Moments()}
-    for channel in channels:
-        moments[channel.name].add(np.zeros((0, *channel.shape)), np.zeros((0, channel.shape[0]), np.bool_))
+    """Statistics of the given episodes (None: all), the same whoever asks and with how many ranks.
+
+    Numbers are counted whole. Of each image channel, about 512 frames are, spread over the episodes.
+    """
+    chosen = list(range(len(store)) if episodes is None else episodes)
+    numbers = [c for c in store.spec.channels if c.kind != "image"]
+    moments = {c.name: Moments() for c in store.spec.channels} | {"action": Moments()}
+    for channel in store.spec.channels:
+        shape = channel.shape[-1:] if channel.kind == "image" else channel.shape
+        moments[channel.name].add(np.zeros((0, *shape)), np.zeros((0, shape[0]), np.bool_))
     moments["action"].add(np.zeros((0, store.spec.action.size)), np.zeros((0, store.spec.action.size), np.bool_))
-    for i in range(len(store)) if episodes is None else episodes:
-        episode = store.read(i, [c.name for c in channels])
-        for channel in channels:
+    for i in chosen:
+        episode = store.read(i, [c.name for c in numbers])
+        for channel in numbers:
             values = episode.observations[channel.name]
             mask = episode.valid.get(channel.name)
             whole = np.ones(values.shape[:2], np.bool_) if mask is None else mask
             moments[channel.name].add(values, whole)
         moments["action"].add(episode.actions, np.ones(episode.actions.shape, np.bool_))
+    for channel in store.spec.channels:
+        if channel.kind == "image":
+            for pixels in _sampled(store, channel.name, chosen):
+                moments[channel.name].add(pixels, np.ones(pixels.shape, np.bool_))
     count: dict[str, NDArray[np.int64]] = {n: m.count for n, m in moments.items() if m.count is not None}
     return Statistics(
         mean={n: m.mean for n, m in moments.items()}, std={n: m.std() for n, m in moments.items()}, count=count
     )
+
+
+def _sampled(store: EpisodeStore, channel: str, episodes: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    """Pixels (n, C) of about `_FRAMES` valid frames, as many from each of evenly chosen episodes."""
+    height, width, colours = store.spec.channel(channel).shape
+    coarse = max(1, min(height, width) // _PIXELS)
+    places = np.linspace(0, len(episodes) - 1, min(len(episodes), _FRAMES)).round().astype(int)
+    each = _FRAMES // max(len(places), 1)
+    for k, place in enumerate(places):
+        there = np.flatnonzero(store.mask(episodes[place], channel))
+        if not len(there):
+            continue
+        # Multiples of the golden ratio: spread out, and in other places in every episode.
+        spread = (k + 1 + np.arange(each)) * _GOLDEN % 1.0
+        steps = np.unique((spread * len(there)).astype(int))
+        yield store.frames(channel, episodes[place], there[steps])[:, ::coarse, ::coarse].reshape(-1, colours)

@@ -20,6 +20,8 @@ from foretell.errors import DataError, SpecError
 
 _ROUNDS = 6
 _POOL = 3
+_COMPANIONS = np.uint64(0x636F6D70616E7921)
+"""Keeps the draws within an episode apart from the order of the windows."""
 
 
 class Windows:
@@ -98,17 +100,31 @@ class Windows:
             self._actions(rows).reshape(count, self.length - 1, self.block * size),
         )
 
-    def indices(self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> NDArray[np.int64]:
+    def indices(
+        self, step: int, size: int, *, seed: int, rank: int = 0, ranks: int = 1, group: int = 1
+    ) -> NDArray[np.int64]:
         """The windows of training step `step`: this rank's slice of the global batch of `size`.
 
         Steps walk through all windows in an order that `seed` shuffles, then through the next order. They depend
         on (seed, step, size) alone, so that a resumed run and any number of ranks see the same batches.
+        group: so many neighbours in the batch come from one episode, at random times; the first of each
+        group walks as above, and a rank's slice holds whole groups. Raises SpecError where these do not fit.
         """
-        if step < 0 or not 0 <= rank < ranks or size < ranks:
-            raise SpecError(f"step {step}, rank {rank} of {ranks} and a batch of {size} do not go together")
-        first, last = size * rank // ranks, size * (rank + 1) // ranks
-        position = np.arange(first, last, dtype=np.int64) + step * size
-        return _shuffled(position, len(self), seed)
+        if step < 0 or not 0 <= rank < ranks or group < 1 or size % group or size // group < ranks:
+            raise SpecError(
+                f"step {step}, rank {rank} of {ranks}, a batch of {size} and groups of {group} do not go together"
+            )
+        groups = size // group
+        first, last = groups * rank // ranks, groups * (rank + 1) // ranks
+        position = np.arange(first, last, dtype=np.int64) + step * groups
+        found = np.repeat(_shuffled(position, len(self), seed), group).reshape(-1, group)
+        if group > 1:
+            place = np.searchsorted(self._ends, found[:, 1:], "right")
+            low = np.where(place > 0, self._ends[place - 1], 0)
+            key = _mixed(np.array(seed % 2**64, np.uint64) ^ _COMPANIONS)
+            draws = _mixed(key ^ (position[:, None] * group + np.arange(1, group)).astype(np.uint64))
+            found[:, 1:] = low + (draws % (self._ends[place] - low).astype(np.uint64)).astype(np.int64)
+        return found.reshape(-1)
 
     def _rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         rows: NDArray[np.int64] = indices + self._offsets[np.searchsorted(self._ends, indices, "right")]
