@@ -46,7 +46,7 @@ class VectorEncoder(nn.Module):
     def forward(self, values: Tensor, valid: Tensor) -> Tensor:
         """values (M, F) normalised, valid (M, F) bool -> (M, width)."""
         mask = valid.to(values.dtype)
-        return torch.as_tensor(self.layers(torch.cat([values * mask, mask], dim=-1)))
+        return torch.as_tensor(self.layers(torch.cat([values.masked_fill(~valid, 0), mask], dim=-1)))
 
 
 class WaveformEncoder(nn.Module):
@@ -66,7 +66,8 @@ class WaveformEncoder(nn.Module):
     def forward(self, values: Tensor, valid: Tensor) -> Tensor:
         """values (M, F, L) normalised, valid (M, F) bool -> (M, width)."""
         mask = valid.to(values.dtype)[..., None].expand_as(values)
-        return torch.as_tensor(self.project(self.convolutions(torch.cat([values * mask, mask], dim=1)).flatten(1)))
+        seen = torch.cat([values.masked_fill(~valid[..., None], 0), mask], dim=1)
+        return torch.as_tensor(self.project(self.convolutions(seen).flatten(1)))
 
 
 def encoder_for(channel: Channel, stem: int, width: int) -> ImageEncoder | VectorEncoder | WaveformEncoder:

@@ -63,11 +63,12 @@ class WorldModel(nn.Module):
 
     def _add_normalisation(self, statistics: Statistics | None) -> None:
         sizes = {c.name: c.shape[-1 if c.kind == "image" else 0] for c in self.spec.observations}
+        images = {c.name for c in self.spec.observations if c.kind == "image"}
         for name, size in {**sizes, "action": self.spec.action.size}.items():
             mean, scale = torch.zeros(size), torch.ones(size)
             if statistics is not None and size:
                 mean = torch.as_tensor(statistics.mean[name], dtype=torch.float32)
-                scale = torch.as_tensor(statistics.std[name], dtype=torch.float32).clamp_min(1e-6)
+                scale = _scale(torch.as_tensor(statistics.std[name]), mean, name in images)
             self.register_buffer(_buffer("mean", name), mean)
             self.register_buffer(_buffer("scale", name), scale)
 
@@ -114,7 +115,7 @@ class WorldModel(nn.Module):
             flat = self._normalise(channel.name, flat.permute(0, 3, 1, 2) if channel.kind == "image" else flat)
             features.append(encoder(flat, seen))
         latent = self.fuse(torch.cat(features, dim=-1))
-        return torch.as_tensor(latent).float().unflatten(0, (batch, steps)).unsqueeze(2)
+        return torch.as_tensor(latent).float().view(batch, steps, 1, self.config.latent)
 
     def _normalise(self, name: str, values: Tensor) -> Tensor:
         shape = (-1,) + (1,) * (values.dim() - 2)
@@ -127,11 +128,10 @@ class WorldModel(nn.Module):
         Step t is predicted from latents max(0, t - history + 1) .. t and their actions, raw units.
         """
         history = self.config.history
-        tokens = context.shape[2:]
         latents = _windows(context.flatten(2), history)
         acts = _windows(self.normalise_actions(actions), history)
         present = _windows(torch.ones_like(context[:, :, 0, :1]), history)[..., 0]
-        return self.predictor(latents, acts, present).unflatten(-1, tokens)  # type: ignore[no-any-return]
+        return torch.as_tensor(self.predictor(latents, acts, present)).view(context.shape)
 
     def predict_each(self, latents: Tensor, actions: Tensor) -> Tensor:
         """Each latent's successor from itself alone: (..., N, D), (..., block * A) raw -> (..., N, D)."""
@@ -139,7 +139,7 @@ class WorldModel(nn.Module):
         alone = functional.pad(latents.flatten(-2)[..., None, :], (0, 0, history - 1, 0))
         acts = functional.pad(self.normalise_actions(actions)[..., None, :], (0, 0, history - 1, 0))
         present = functional.pad(torch.ones_like(alone[..., -1:, 0]), (history - 1, 0))
-        return torch.as_tensor(self.predictor(alone, acts, present)).unflatten(-1, latents.shape[-2:])
+        return torch.as_tensor(self.predictor(alone, acts, present)).view(latents.shape)
 
     def rollout(self, context: Tensor, past: Tensor, plan: Tensor) -> Tensor:
         """Latents that plans lead to, open loop: (B, H, N, D), (B, H-1, A), (B, S, K, A) -> (B, S, K, N, D).
@@ -172,7 +172,14 @@ class WorldModel(nn.Module):
             else:
                 latents = state[:, :, None]
             acts = acts[:, :, 1:]
-        return torch.stack(states, dim=2).unflatten(-1, tokens)
+        return torch.stack(states, dim=2).view(batch, samples, steps, *tokens)
+
+
+def _scale(std: Tensor, mean: Tensor, image: bool) -> Tensor:
+    """What to divide by: the spread, but nothing so small that a constant's next deviation would explode."""
+    if image:
+        return std.float().clamp_min(1.0)
+    return torch.where(std > 1e-6 * mean.abs(), std, 1.0).float()
 
 
 def _buffer(what: str, name: str) -> str:

@@ -27,7 +27,9 @@ def sigreg(latents: Tensor, slices: int, generator: torch.Generator) -> Tensor:
     weights = torch.full_like(knots, 2 * REACH / (KNOTS - 1))
     weights[0] = weights[-1] = REACH / (KNOTS - 1)
     normal = torch.exp(-0.5 * knots**2)
-    angles = (latents.float() @ directions)[..., None] * knots
-    real, imaginary = mean_over_ranks(torch.stack([angles.cos().mean(0), angles.sin().mean(0)]))
-    statistic = ((real - normal) ** 2 + imaginary**2) @ (weights * normal)
-    return statistic.mean()
+    # Sums over a batch lose in low precision what tells a Gaussian from its neighbours.
+    with torch.autocast(latents.device.type, enabled=False):
+        angles = (latents.float() @ directions.float())[..., None] * knots
+        real, imaginary = mean_over_ranks(torch.stack([angles.cos().mean(0), angles.sin().mean(0)]))
+        statistic = ((real - normal) ** 2 + imaginary**2) @ (weights * normal)
+    return torch.as_tensor(statistic.mean())

@@ -17,15 +17,22 @@ def variance_covariance(latents: Tensor, target: float = 1.0) -> tuple[Tensor, T
     Returns two scalars.
     """
     x = latents.float().transpose(0, 1)
-    mean = mean_over_ranks(x.mean(1, keepdim=True))
-    second = mean_over_ranks(x.transpose(1, 2) @ x / x.shape[1])
-    covariance = second - mean.transpose(1, 2) @ mean
+    with torch.autocast(latents.device.type, enabled=False):
+        mean = mean_over_ranks(x.mean(1, keepdim=True))
+        away = x - mean
+        covariance = mean_over_ranks(away.transpose(1, 2) @ away / x.shape[1])
     variances = covariance.diagonal(dim1=1, dim2=2)
     variance = torch.relu(target - torch.sqrt(variances.clamp_min(0) + 1e-4)).mean()
     off_diagonal = covariance.pow(2).sum((1, 2)) - variances.pow(2).sum(1)
     return variance, (off_diagonal / x.shape[-1]).mean()
 
 
+@torch.no_grad()
 def latent_spread(latents: Tensor) -> Tensor:
-    """Mean over dimensions of the standard deviation over all latents (B, T, N, D); 1 is healthy, 0 collapse."""
-    return latents.detach().float().flatten(0, -2).std(0, correction=0).mean()
+    """Mean over dimensions of the standard deviation over all latents (B, T, N, D) of all ranks.
+
+    1 is healthy, 0 collapse.
+    """
+    x = latents.float().flatten(0, -2)
+    away = x - mean_over_ranks(x.mean(0))
+    return mean_over_ranks(away.square().mean(0)).sqrt().mean()
