@@ -108,7 +108,7 @@ def fit_inverse_dynamics(
     lengths = torch.tensor([len(z) for z in latents])
     starts = lengths.cumsum(0) - lengths
     flat = torch.cat(list(latents)).flatten(1)
-    moves = [torch.from_numpy(np.asarray(store.read(i, []).actions, np.float32)) for i in episodes]
+    moves = [torch.from_numpy(np.array(store.read(i, []).actions, np.float32)) for i in episodes]
     # A row for every step, so that steps and actions share their numbers; the last of an episode is never drawn.
     actions = torch.cat([functional.pad(m, (0, 0, 0, 1)) for m in moves])
     actions = (actions - model.get_buffer("mean_action").cpu()) / model.get_buffer("scale_action").cpu()

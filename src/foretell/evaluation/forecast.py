@@ -125,7 +125,7 @@ def forecast(
         if last < back:
             continue
         at = np.unique(np.linspace(back, last, starts).round().astype(np.int64))
-        actions = torch.from_numpy(np.asarray(store.read(number, []).actions, np.float32))
+        actions = torch.from_numpy(np.array(store.read(number, []).actions, np.float32))
         made.append(_contexts(number, at, latents[place], actions, values[place], masks[place], blocks, block, history))
     z, past, plan = (torch.cat([getattr(m, n) for m in made]) for n in ("latents", "past", "plan"))
     found = []

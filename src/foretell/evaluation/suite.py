@@ -1,0 +1,212 @@
+"""The whole evaluation of a run: planning beside its floors, forecasts beside 'nothing changes', replanning time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from foretell.episodes.store import EpisodeStore
+from foretell.errors import SpecError
+from foretell.evaluation.baselines import RandomActions, fit_inverse_dynamics, straight
+from foretell.evaluation.forecast import Forecasts, forecast
+from foretell.evaluation.protocols import Outcome, replan_times, run_controller, run_policy
+from foretell.model.distance import TemporalDistance
+from foretell.model.readout import Readout
+from foretell.model.world_model import WorldModel
+from foretell.planning import CEM, Controller, ControllerConfig, Planner, squared_distance
+from foretell.readout import fit_readout
+from foretell.worlds import World
+
+_PROBLEMS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What to measure.
+
+    episodes: problems, drawn by `seed`, none of which the world records in training. task: options of the
+    world's task. planner, controller: what is evaluated; the temporal distance of the run is planned with where
+    it has one. keep: problems kept step by step for pictures. horizon: raw steps of the forecasts.
+    replans: replannings that are timed, one problem at a time.
+    """
+
+    episodes: int = 100
+    seed: int = 0
+    task: Mapping[str, Any] = field(default_factory=dict)
+    planner: Planner = CEM()  # noqa: RUF009 - frozen
+    controller: ControllerConfig = ControllerConfig()  # noqa: RUF009 - frozen
+    keep: int = 8
+    horizon: int = 50
+    replans: int = 30
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "horizon", "replans"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"evaluation: {name} of at least 1 expected, got {getattr(self, name)}")
+        if self.seed < 0 or self.keep < 0:
+            raise SpecError(f"evaluation: seed and keep of at least 0 expected, got {self.seed} and {self.keep}")
+
+    @property
+    def problems(self) -> list[int]:
+        """Seeds of the problems; those of different seeds differ."""
+        return [self.seed * _PROBLEMS + i for i in range(self.episodes)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What a model learned from: its store, which episodes of it, which were held out, and their latents.
+
+    latents: by episode number, of every step, (steps, N, D), frozen.
+    """
+
+    store: EpisodeStore
+    training: Sequence[int]
+    held_out: Sequence[int]
+    latents: Mapping[int, Tensor]
+
+    def of(self, episodes: Sequence[int]) -> list[Tensor]:
+        """The latents of these episodes."""
+        return [self.latents[i] for i in episodes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was measured. floors: by name. replan_ms: (n,) single replannings. forecasts: None without quantities."""
+
+    planning: Outcome
+    floors: dict[str, Outcome]
+    replan_ms: NDArray[np.float64]
+    forecasts: Forecasts | None
+    config: EvaluationConfig
+    seconds: dict[str, float]
+
+    def planning_json(self) -> dict[str, Any]:
+        """success, interval, episodes, the floors by name, replan_ms (the median)."""
+        return {
+            "success": self.planning.success,
+            "interval": list(self.planning.interval),
+            "episodes": len(self.planning.solved),
+            **{name: floor.success for name, floor in self.floors.items()},
+            "replan_ms": float(np.median(self.replan_ms)),
+        }
+
+    def forecast_json(self) -> dict[str, Any] | None:
+        """horizon, rmse and no_change at the first horizon of at least the steps asked for, with intervals."""
+        if self.forecasts is None:
+            return None
+        made = self.forecasts.summary(self.config.seed)
+        at = self.forecasts.at(self.config.horizon)
+        found = {key: made[key][at] for key in ("rmse", "interval", "no_change", "no_change_interval")}
+        return {
+            "horizon": int(self.forecasts.horizons[at]),
+            **found,
+            **{key: made[key] for key in ("channel", "unit", "episodes", "contexts")},
+            "by_horizon": {key: made[key] for key in ("horizons", "rmse", "interval", "no_change")},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the pictures, JSON-serialisable."""
+        planning = self.planning_json()
+        planning["floor_intervals"] = {name: list(floor.interval) for name, floor in self.floors.items()}
+        planning["replan_ms_95"] = float(np.quantile(self.replan_ms, 0.95))
+        planning["median_steps"] = (
+            float(np.median(self.planning.steps[self.planning.solved])) if self.planning.solved.any() else None
+        )
+        return {
+            "planning": planning,
+            "forecast": self.forecast_json(),
+            "task": dict(self.config.task),
+            "seed": self.config.seed,
+            "seconds": dict(self.seconds),
+        }
+
+
+def controller_for(model: WorldModel, parts: Mapping[str, nn.Module], config: EvaluationConfig) -> Controller:
+    """The controller that is evaluated: plans by the run's temporal distance, or by the squared one without it."""
+    distance = parts.get("temporal_distance")
+    return Controller(
+        model,
+        config.planner,
+        config.controller,
+        distance=distance if isinstance(distance, TemporalDistance) else squared_distance,
+    )
+
+
+def readout_for(model: WorldModel, parts: Mapping[str, nn.Module], recorded: Recorded, *, seed: int) -> Readout | None:
+    """The readout that forecasts are scored by, of the spec's first quantity; None for a spec without any.
+
+    The run's own where it has one, else fitted here on the frozen latents of the training episodes.
+    """
+    if not model.spec.quantities:
+        return None
+    name = model.spec.quantities[0].name
+    kept = parts.get(f"readout.{name}")
+    if isinstance(kept, Readout):
+        return kept
+    return fit_readout(
+        model, recorded.store, name, recorded.training, seed=seed, latents=recorded.of(recorded.training)
+    )
+
+
+def evaluate(
+    model: WorldModel,
+    parts: Mapping[str, nn.Module],
+    recorded: Recorded,
+    world: World,
+    config: EvaluationConfig,
+    *,
+    say: Callable[[str], None] = lambda what: None,
+) -> Evaluation:
+    """Measure everything; the same arguments give the same figures, but for times. say: told what is being done.
+
+    Raises SpecError where the world's spec is not the model's.
+    """
+    model.spec.require(world.spec, f"world {world.name}")
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, started: float) -> None:
+        seconds[name] = time.perf_counter() - started
+
+    say("forecasting held-out episodes")
+    started = time.perf_counter()
+    readout = readout_for(model, parts, recorded, seed=config.seed)
+    made = None
+    if readout is not None and recorded.held_out:
+        held_out = recorded.held_out
+        made = forecast(model, recorded.store, held_out, readout, steps=config.horizon, latents=recorded.of(held_out))
+    timed("forecast", started)
+    say("the floors: random actions, straight at the goal, inverse dynamics")
+    started = time.perf_counter()
+    task, problems = world.task(**config.task), config.problems
+    imitation = fit_inverse_dynamics(
+        model, recorded.store, recorded.training, recorded.of(recorded.training), seed=config.seed
+    )
+    floors = {
+        "random": run_policy(task, problems, RandomActions(action=model.spec.action, seed=config.seed)),
+        "straight": run_policy(task, problems, straight),
+        "inverse_dynamics": run_policy(task, problems, imitation),
+    }
+    timed("floors", started)
+    controller = controller_for(model, parts, config)
+    say("timing the planner")
+    started = time.perf_counter()
+    times = replan_times(task, problems, controller, seed=config.seed, count=config.replans)
+    timed("replanning", started)
+    say(f"planning {config.episodes} episodes")
+    started = time.perf_counter()
+    planning = run_controller(task, problems, controller, seed=config.seed, keep=config.keep)
+    timed("planning", started)
+    return Evaluation(
+        planning=planning,
+        floors=floors,
+        replan_ms=np.asarray(times, np.float64),
+        forecasts=made,
+        config=config,
+        seconds=seconds,
+    )
