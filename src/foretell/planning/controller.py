@@ -59,7 +59,7 @@ class ControllerConfig:
     replan_every: int = 4
     terminal: float = 4.0
     discount: float = 1.0
-    at_once: int = 4096
+    at_once: int = 1024
 
     def __post_init__(self) -> None:
         if min(self.horizon, self.replan_every, self.at_once) < 1:
