@@ -34,7 +34,7 @@ FLOORS = {
     "straight": "straight at the goal",
     "inverse_dynamics": "inverse dynamics, same episodes",
 }
-_TERMS = ("prediction", "sigreg", "within", "inverse", "straight", "variance", "covariance")
+_TERMS = ("prediction", "sigreg", "constant", "inverse", "straight", "variance", "covariance")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -161,9 +161,12 @@ def evaluate(
     world: World,
     config: EvaluationConfig,
     *,
+    readout: Readout | None = None,
     say: Callable[[str], None] = lambda what: None,
 ) -> Evaluation:
-    """Measure everything; the same arguments give the same figures, but for times. say: told what is being done.
+    """Measure everything; the same arguments give the same figures, but for times.
+
+    readout: what forecasts are scored by, from `readout_for`; None leaves forecasts out. say: told what is being done.
 
     Raises SpecError where the world's spec is not the model's.
     """
@@ -175,7 +178,6 @@ def evaluate(
 
     say("forecasting held-out episodes")
     started = time.perf_counter()
-    readout = readout_for(model, parts, recorded, seed=config.seed)
     made = None
     if readout is not None and recorded.held_out:
         held_out = recorded.held_out

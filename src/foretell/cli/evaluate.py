@@ -1,0 +1,123 @@
+"""`foretell evaluate`: how well a run plans and forecasts, beside its floors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from foretell.cli.command import Command, Context
+from foretell.cli.console import table
+from foretell.errors import SpecError
+
+_NAMES = {
+    "random": "random actions",
+    "straight": "straight at the goal",
+    "inverse_dynamics": "inverse dynamics, same episodes",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Command):
+    """Measure how well a run plans and forecasts.
+
+    Plans held-out problems of the world that its episodes were recorded in, beside what random actions, heading
+    straight for the goal and imitation reach; forecasts held-out episodes, beside 'nothing changes'. Writes
+    evaluation.json and report.html into the run.
+
+      foretell evaluate runs/rooms
+      foretell evaluate runs/rooms --episodes 20 --distance far --json
+    """
+
+    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
+    """A folder that `foretell train` wrote."""
+    episodes: Annotated[int, tyro.conf.arg(metavar="N")] = 100
+    """How many problems to plan."""
+    world: Annotated[str | None, tyro.conf.arg(metavar="WORLD", help_behavior_hint="(default: the episodes')")] = None
+    """The built-in world to plan in."""
+    distance: Literal["any", "far"] = "any"
+    """How far goals are: far asks for long shortest paths, with a budget of 1.5 times these."""
+    store: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: where they were)")] = None
+    """Where the episodes that the run learned from are now."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise SpecError(f"--episodes: 1 or more expected, got {self.episodes}")
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Evaluate; returns what evaluation.json holds."""
+        from foretell.evaluation.imagination import imagined_rollouts
+        from foretell.evaluation.pages import read_log, report
+        from foretell.evaluation.report import write_json, write_report
+        from foretell.evaluation.runs import open_run
+        from foretell.evaluation.suite import EvaluationConfig, evaluate, readout_for
+
+        def say(what: str) -> None:
+            context.console.print(what)
+
+        found = open_run(self.run_folder, store=self.store)
+        world = found.world(self.world)
+        task = {} if self.distance == "any" else {"distance": self.distance}
+        config = EvaluationConfig(episodes=self.episodes, seed=context.seed, task=task)
+        say("encoding the episodes")
+        recorded = found.recorded()
+        readout = readout_for(found.model, found.parts, recorded, seed=context.seed)
+        made = evaluate(found.model, found.parts, recorded, world, config, readout=readout, say=say)
+        result = {"run": str(self.run_folder), "world": world.name, "options": dict(world.options), **made.to_json()}
+        page = report(
+            made,
+            title=f"{world.name.replace('_', ' ')}: evaluation of {self.run_folder.name}",
+            command=f"foretell evaluate {self.run_folder} --episodes {self.episodes} --seed {context.seed}"
+            f" --distance {self.distance}",
+            rollouts=imagined_rollouts(
+                found.model, recorded, made.planning.traces, made.planning.solved[: config.keep].tolist(), readout
+            ),
+            block=found.model.config.block,
+            log=read_log(self.run_folder / "log.jsonl"),
+            stages=made.seconds,
+            facts={"Run": {"folder": self.run_folder, "seed": context.seed, "threads": context.threads}},
+        )
+        write_json(result, self.run_folder / "evaluation.json")
+        write_report(page, self.run_folder / "report.html")
+        return result
+
+    def show(self, result: dict[str, Any], console: Console) -> None:
+        """The table, and where the report is."""
+        console.print(figures(result["world"], result["planning"], result["forecast"]))
+        console.print(f"wrote {result['run']}/evaluation.json and {result['run']}/report.html", soft_wrap=True)
+
+
+def figures(title: str, planning: Mapping[str, Any], forecast: Mapping[str, Any] | None) -> Any:
+    """A table of an evaluation: success beside its floors, forecasts, replanning."""
+    shown = table(title.replace("_", " "), "", "value>", "95% interval>")
+    low, high = planning["interval"]
+    shown.add_row(
+        f"goals reached, {planning['episodes']} held out",
+        _share(planning["success"]),
+        f"{_share(low)} to {_share(high)}",
+        style="bold",
+    )
+    intervals = planning.get("floor_intervals", {})
+    for key, name in _NAMES.items():
+        ends = intervals.get(key)
+        shown.add_row(f"  {name}", _share(planning[key]), f"{_share(ends[0])} to {_share(ends[1])}" if ends else "")
+    if forecast is not None:
+        unit = forecast["unit"]
+        for name, key, style in (
+            (f"forecast error, {forecast['horizon']} steps ahead", "rmse", "bold"),
+            ("  nothing changes", "no_change", None),
+        ):
+            ends = forecast.get("interval" if key == "rmse" else "no_change_interval")
+            between = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
+            shown.add_row(name, f"{forecast[key]:.2f} {unit}", between, style=style)
+    shown.add_row("replanning, median", f"{planning['replan_ms']:.0f} ms", "")
+    return shown
+
+
+def _share(value: float) -> str:
+    percent = 100 * value
+    return f"{percent:.0f}%" if abs(percent - round(percent)) < 0.05 else f"{percent:.1f}%"
