@@ -93,6 +93,8 @@ class Evaluate(Command):
 
 def figures(title: str, planning: Mapping[str, Any], forecast: Mapping[str, Any] | None) -> Any:
     """A table of an evaluation: success beside its floors, forecasts, replanning."""
+    from foretell.evaluation.intervals import wilson
+
     shown = table(title.replace("_", " "), "", "value>", "95% interval>")
     low, high = planning["interval"]
     shown.add_row(
@@ -101,10 +103,9 @@ def figures(title: str, planning: Mapping[str, Any], forecast: Mapping[str, Any]
         f"{_share(low)} to {_share(high)}",
         style="bold",
     )
-    intervals = planning.get("floor_intervals", {})
     for key, name in _NAMES.items():
-        ends = intervals.get(key)
-        shown.add_row(f"  {name}", _share(planning[key]), f"{_share(ends[0])} to {_share(ends[1])}" if ends else "")
+        low, high = wilson(round(planning[key] * planning["episodes"]), planning["episodes"])
+        shown.add_row(f"  {name}", _share(planning[key]), f"{_share(low)} to {_share(high)}")
     if forecast is not None:
         unit = forecast["unit"]
         for name, key, style in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class ResidualBlock(nn.Module):
@@ -21,15 +22,15 @@ class ResidualBlock(nn.Module):
 class Predictor(nn.Module):
     """next = last + f(history of latents, actions, presence), a residual perceptron.
 
-    latent: N * D values. action: values per latent step (block * A). history: latents looked at, H.
+    latent: N * D values, the last `context` of which the prediction leaves as they are. action: values per latent step (block * A). history: latents looked at, H.
     """
 
-    def __init__(self, latent: int, action: int, history: int, width: int, depth: int) -> None:
+    def __init__(self, latent: int, context: int, action: int, history: int, width: int, depth: int) -> None:
         super().__init__()
-        self.history = history
+        self.history, self.context = history, context
         self.enter = nn.Linear(history * (latent + action + 1), width)
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(depth)))
-        self.leave = nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Linear(width, latent))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Linear(width, latent - context))
 
     def forward(self, latents: Tensor, actions: Tensor, present: Tensor) -> Tensor:
         """latents (..., H, N*D), actions (..., H, A), present (..., H) 0 or 1 -> next latent (..., N*D).
@@ -38,4 +39,5 @@ class Predictor(nn.Module):
         not present must be zero.
         """
         inputs = torch.cat([latents.flatten(-2), actions.flatten(-2), present], dim=-1)
-        return latents[..., -1, :] + torch.as_tensor(self.leave(self.blocks(self.enter(inputs))))
+        change = self.leave(self.blocks(self.enter(inputs)))
+        return latents[..., -1, :] + functional.pad(change, (0, self.context))

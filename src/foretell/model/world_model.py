@@ -20,12 +20,14 @@ from foretell.spec import Spec
 class ModelConfig:
     """Sizes of a world model.
 
-    latent: width D of the compact state. block: raw steps between two latent steps.
+    latent: width D of the compact state. context: how many of these, the last ones, hold what stays
+    constant within an episode; predictions leave them as they are. block: raw steps between two latent steps.
     history: latents the predictor looks at. stem: channels of the first convolution.
     features: width of each channel's features. width, depth: of the predictor.
     """
 
     latent: int = 64
+    context: int = 0
     block: int = 4
     history: int = 1
     stem: int = 16
@@ -34,6 +36,8 @@ class ModelConfig:
     depth: int = 2
 
     def __post_init__(self) -> None:
+        if not isinstance(self.context, int) or not 0 <= self.context < self.latent:
+            raise SpecError(f"model: context must be a whole number from 0 to latent - 1, got {self.context!r}")
         for name in ("latent", "block", "history", "stem", "features", "width", "depth"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -50,15 +54,23 @@ class WorldModel(nn.Module):
     def __init__(self, spec: Spec, config: ModelConfig, statistics: Statistics | None = None) -> None:
         super().__init__()
         self.spec, self.config = spec, config
-        self.encoders = nn.ModuleList(encoder_for(c, config.stem, config.features) for c in spec.observations)
-        self.fuse = nn.Sequential(
-            nn.GELU(),
-            nn.Linear(config.features * len(spec.observations), config.features),
-            nn.GELU(),
-            nn.Linear(config.features, config.latent),
+        parts = [config.latent - config.context] + [config.context] * (config.context > 0)
+        width = config.features
+        self.encoders = nn.ModuleList(encoder_for(c, config.stem, width * len(parts)) for c in spec.observations)
+        # What moves and what stays are fused apart: in shared features the stronger signal silences the weaker.
+        self.fuse = nn.ModuleList(
+            nn.Sequential(
+                nn.GELU(),
+                nn.Linear(width * len(spec.observations), width),
+                nn.GELU(),
+                nn.Linear(width, size),
+            )
+            for size in parts
         )
         self.action_size = spec.action.size * config.block
-        self.predictor = Predictor(config.latent, self.action_size, config.history, config.width, config.depth)
+        self.predictor = Predictor(
+            config.latent, config.context, self.action_size, config.history, config.width, config.depth
+        )
         self._add_normalisation(statistics)
 
     def _add_normalisation(self, statistics: Statistics | None) -> None:
@@ -113,9 +125,12 @@ class WorldModel(nn.Module):
                 mask = torch.ones(shape, dtype=torch.bool, device=flat.device) if mask is None else mask
                 seen = (mask[..., None].expand(shape) if mask.dim() == 2 else mask).flatten(0, 1)
             flat = self._normalise(channel.name, flat.permute(0, 3, 1, 2) if channel.kind == "image" else flat)
-            features.append(encoder(flat, seen))
-        latent = self.fuse(torch.cat(features, dim=-1))
-        return torch.as_tensor(latent).float().view(batch, steps, 1, self.config.latent)
+            features.append(encoder(flat, seen).chunk(len(self.fuse), dim=-1))
+        fused = [
+            fuse(torch.cat(part, dim=-1)) for fuse, part in zip(self.fuse, zip(*features, strict=True), strict=True)
+        ]
+        latent = torch.cat(fused, dim=-1)
+        return latent.float().view(batch, steps, 1, self.config.latent)
 
     def _normalise(self, name: str, values: Tensor) -> Tensor:
         shape = (-1,) + (1,) * (values.dim() - 2)

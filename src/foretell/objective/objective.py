@@ -21,12 +21,12 @@ from foretell.objective.variance import latent_spread, variance_covariance
 class ObjectiveConfig:
     """Weights of the terms; 0 leaves a term out.
 
-    prediction: open-loop latent error. sigreg: with `slices` random projections. within: SIGReg on what
-    differs between two windows of one episode, which shall hold `share` of the variance, so that what
-    stays constant within an episode (a wall, a patient) cannot drown what moves. inverse: actions from
-    successive latents. straight: temporal straightening. variance, covariance: VICReg's terms.
-    ema: decay of a slowly following target encoder (0: targets come from the encoder that is trained,
-    with their gradient).
+    prediction: open-loop latent error. sigreg: with `slices` random projections. paired: apply SIGReg to
+    what differs between two windows of one episode (and, to the latent's context part, over episodes), so
+    that what stays constant within an episode (a wall, a patient) cannot drown what moves.
+    constant: how much the context part changes within an episode. inverse: actions from successive
+    latents. straight: temporal straightening. variance, covariance: VICReg's terms. ema: decay of a
+    slowly following target encoder (0: targets come from the encoder that is trained, with their gradient).
     settle, ramp: the encoder feels the prediction error only after `settle` steps, fully `ramp` steps
     later; before, an encoder that sees nothing would be the most predictable one. The predictor
     learns from the first step.
@@ -35,8 +35,8 @@ class ObjectiveConfig:
     prediction: float = 1.0
     sigreg: float = 1.0
     slices: int = 128
-    within: float = 1.0
-    share: float = 0.5
+    paired: bool = True
+    constant: float = 1.0
     inverse: float = 1.0
     straight: float = 0.0
     variance: float = 0.0
@@ -46,14 +46,12 @@ class ObjectiveConfig:
     ramp: int = 300
 
     def __post_init__(self) -> None:
-        for name in ("prediction", "sigreg", "within", "inverse", "straight", "variance", "covariance"):
+        for name in ("prediction", "sigreg", "constant", "inverse", "straight", "variance", "covariance"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise SpecError(f"objective: the weight {name} must be 0 or more, got {value!r}")
         if not 0 <= self.ema < 1:
             raise SpecError(f"objective: ema must be in [0, 1), got {self.ema!r}")
-        if not 0 < self.share <= 1:
-            raise SpecError(f"objective: share must be in (0, 1], got {self.share!r}")
         if self.settle < 0 or self.ramp < 0:
             raise SpecError(f"objective: settle and ramp must be 0 or more, got {self.settle!r} and {self.ramp!r}")
         if self.slices < 1:
@@ -88,7 +86,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
         """Named scalars of a batch: `loss` to minimise, each term unweighted, and the latents' `spread`.
 
-        With `within` > 0 windows 2k and 2k + 1 of the batch must come from the same episode. `step`
+        With `paired` windows 2k and 2k + 1 of the batch must come from the same episode. `step`
         counts optimiser steps from 0.
         """
         c, model = self.config, self.model
@@ -101,11 +99,15 @@ class Objective(nn.Module):
                 targets = self.target.encode(batch.observations, batch.valid)
         terms = {"prediction": open_loop(model, seen, targets, batch.actions)}
         flat = latents.flatten(2)
-        if c.sigreg:
+        if c.sigreg and not c.paired:
             terms["sigreg"] = sigreg(flat, c.slices, generator)
-        if c.within:
-            change = (flat[0::2] - flat[1::2]) / math.sqrt(2 * c.share)
-            terms["within"] = sigreg(change, c.slices, generator)
+        elif c.sigreg:
+            moving = flat.shape[-1] - model.config.context
+            change = flat[0::2] - flat[1::2]
+            terms["sigreg"] = sigreg(change[..., :moving] / math.sqrt(2), c.slices, generator)
+            if model.config.context:
+                terms["sigreg"] = terms["sigreg"] + sigreg(flat[..., moving:], c.slices, generator)
+                terms["constant"] = change[..., moving:].pow(2).mean() / 2
         if self.inverse is not None:
             actions = self.inverse(latents[:, :-1], latents[:, 1:])
             terms["inverse"] = (actions - model.normalise_actions(batch.actions)).pow(2).mean()

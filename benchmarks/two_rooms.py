@@ -1,0 +1,169 @@
+"""Two rooms: success of planning beside its floors, replanning time, forecast error, training throughput."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from benchmarks.result import Options, Row, median_interval, run
+from foretell.evaluation.demo import DEMO
+from foretell.evaluation.experiment import Experiment, Finished, run_experiment
+from foretell.evaluation.intervals import wilson
+from foretell.evaluation.suite import EvaluationConfig
+from foretell.planning import CEM, ControllerConfig
+from foretell.training import TrainConfig
+
+T = TypeVar("T")
+
+RANDOM = Experiment(
+    world="two_rooms",
+    options={"layout": "random"},
+    episodes=2000,
+    training=TrainConfig(),
+    evaluation=EvaluationConfig(keep=0),
+)
+FAR = Experiment(
+    world="two_rooms",
+    options={"step": 0.8},
+    episodes=700,
+    training=TrainConfig(),
+    evaluation=EvaluationConfig(task={"distance": "far"}, keep=0),
+)
+SEEDS = (0, 1, 2)
+
+
+@functools.cache
+def demo(options: Options) -> Finished:
+    """The demo's own settings, trained once for all rows that need it."""
+    return _measured(DEMO, 0, options)
+
+
+def fixed(options: Options) -> Iterator[Row]:
+    """The layout of the demo."""
+    yield _success("two_rooms.fixed.success", [demo(options)], (0,))
+
+
+def replanning(options: Options) -> Iterator[Row]:
+    """From picture to plan, one problem at a time."""
+    times = demo(options).evaluation.replan_ms
+    value, interval = median_interval(times.tolist())
+    yield Row(
+        id="two_rooms.replan_ms",
+        value=value,
+        interval=interval,
+        n=len(times),
+        seeds=(0,),
+        unit="ms",
+        baselines={"quantile_95": float(np.quantile(times, 0.95))},
+    )
+
+
+def forecasting(options: Options) -> Iterator[Row]:
+    """Open-loop error; the model imagines whole blocks, so the horizon is the first multiple from 50 steps on."""
+    ahead = demo(options).evaluation.forecast_json()
+    assert ahead is not None
+    yield Row(
+        id="two_rooms.forecast_px_50",
+        value=ahead["rmse"],
+        interval=(ahead["interval"][0], ahead["interval"][1]),
+        n=ahead["contexts"],
+        seeds=(0,),
+        unit=ahead["unit"],
+        baselines={"no_change": ahead["no_change"], "horizon": float(ahead["horizon"])},
+    )
+
+
+def throughput(options: Options) -> Iterator[Row]:
+    """Frames through the encoder in training, over all of its time."""
+    done = demo(options)
+    yield Row(
+        id="training.frames_per_second",
+        value=done.frames_per_second,
+        n=done.frames,
+        seeds=(0,),
+        unit="frames/s",
+        baselines={"training_seconds": done.seconds["train"], "parameters": float(done.parameters)},
+    )
+
+
+def random(options: Options) -> Iterator[Row]:
+    """Layouts drawn anew for every episode, those of the problems unseen; several trainings."""
+    seeds = SEEDS[:1] if options.quick else SEEDS
+    yield _success("two_rooms.random.success", [_measured(RANDOM, seed, options) for seed in seeds], seeds)
+
+
+def far(options: Options) -> Iterator[Row]:
+    """Shortest paths of 60 to 120 steps, within 1.5 times as many."""
+    yield _success("two_rooms.far.success", [_measured(FAR, 0, options)], (0,))
+
+
+def _success(row_id: str, runs: Sequence[Finished], seeds: tuple[int, ...]) -> Row:
+    """Success over all runs' problems. Beside the floors: each run's own, and the longest training in seconds."""
+    solved = np.concatenate([r.evaluation.planning.solved for r in runs])
+    floors = {
+        name: float(np.mean([r.evaluation.floors[name].success for r in runs])) for name in runs[0].evaluation.floors
+    }
+    each = {f"seed_{s}": r.evaluation.planning.success for s, r in zip(seeds, runs, strict=True)} if runs[1:] else {}
+    return Row(
+        id=row_id,
+        value=float(solved.mean()),
+        interval=wilson(int(solved.sum()), len(solved)),
+        n=len(solved),
+        seeds=seeds,
+        unit="share",
+        baselines={**floors, **each, "training_seconds": max(r.seconds["train"] for r in runs)},
+    )
+
+
+def _measured(settings: Experiment, seed: int, options: Options) -> Finished:
+    if options.quick:
+        settings = replace(
+            settings,
+            episodes=12,
+            training=replace(settings.training, steps=4),
+            evaluation=replace(
+                settings.evaluation,
+                episodes=3,
+                replans=3,
+                planner=CEM(samples=16, iterations=1, elites=4),
+                controller=ControllerConfig(horizon=3),
+            ),
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        return run_experiment(settings, Path(folder), seed=seed, listener=_Lines())
+
+
+class _Lines:
+    """A line on standard error for every stage."""
+
+    def say(self, what: str) -> None:
+        """Print it."""
+        print(f"  {what}", file=sys.stderr, flush=True)
+
+    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        """The items."""
+        return iter(items)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    run(
+        "two_rooms",
+        {
+            "two_rooms.fixed": fixed,
+            "two_rooms.replan_ms": replanning,
+            "two_rooms.forecast_px_50": forecasting,
+            "training.frames_per_second": throughput,
+            "two_rooms.random": random,
+            "two_rooms.far": far,
+        },
+    )

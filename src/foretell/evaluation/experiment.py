@@ -1,0 +1,147 @@
+"""One experiment from nothing to figures: record a world, train, calibrate, evaluate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from foretell import worlds
+from foretell.episodes.record import record
+from foretell.episodes.store import EpisodeStore
+from foretell.errors import SpecError
+from foretell.evaluation.forecast import calibrate, forecast
+from foretell.evaluation.report import write_json
+from foretell.evaluation.runs import open_run
+from foretell.evaluation.suite import Evaluation, EvaluationConfig, Recorded, evaluate, readout_for
+from foretell.model.checkpoint import save
+from foretell.model.readout import Readout
+from foretell.model.world_model import WorldModel
+from foretell.training import TrainConfig, train
+from foretell.worlds import World
+
+T = TypeVar("T")
+EPISODES, RUN, CALIBRATION = "episodes", "run", "calibration.json"
+
+
+class Listener(Protocol):
+    """What is told how an experiment goes on."""
+
+    def say(self, what: str) -> None:
+        """A stage begins."""
+        ...
+
+    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        """The items, one by one, with their progress."""
+        ...
+
+
+class Silent:
+    """Listens and shows nothing."""
+
+    def say(self, what: str) -> None:
+        """Nothing."""
+
+    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        """The items."""
+        return iter(items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Settings. options: of the world. episodes: to record. training, evaluation: what is done with them."""
+
+    world: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    episodes: int
+    training: TrainConfig
+    evaluation: EvaluationConfig
+
+    def __post_init__(self) -> None:
+        if self.episodes < 2:
+            raise SpecError(f"experiment: at least 2 episodes expected, got {self.episodes}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What an experiment made. seconds: of record, train, calibrate, evaluate and in total."""
+
+    world: World
+    model: WorldModel
+    recorded: Recorded
+    readout: Readout | None
+    calibration: dict[str, Any] | None
+    evaluation: Evaluation
+    frames: int
+    seconds: dict[str, float]
+
+    @property
+    def frames_per_second(self) -> float:
+        """Observations that went through the encoder in training, a second of training as a whole."""
+        return self.frames / self.seconds["train"]
+
+    @property
+    def parameters(self) -> int:
+        """Learned values of the world model."""
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: Listener) -> Finished:
+    """Record into folder/episodes, train into folder/run, calibrate, evaluate. `folder` holds neither yet.
+
+    The episodes, the training and the problems are all drawn by `seed`.
+    """
+    seconds: dict[str, float] = {}
+    started = at = time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal at
+        seconds[name] = time.perf_counter() - at
+        at = time.perf_counter()
+
+    listener.say(f"recording {settings.episodes} episodes of {settings.world}")
+    world = worlds.make(settings.world, **settings.options)
+    source = listener.track(world.episodes(settings.episodes, seed=seed), "recording", settings.episodes)
+    metadata = {"world": world.name, "options": dict(world.options), "seed": seed}
+    record((world.spec, source), folder / EPISODES, episodes=settings.episodes, metadata=metadata)
+    lap("record")
+    training = replace(settings.training, seed=seed)
+    listener.say(f"training, {training.steps:,} steps")
+    train(EpisodeStore(folder / EPISODES), folder / RUN, training)
+    lap("train")
+    listener.say("calibrating on held-out episodes")
+    run = open_run(folder / RUN)
+    recorded = run.recorded()
+    readout = readout_for(run.model, run.parts, recorded, seed=seed)
+    parts = dict(run.parts)
+    calibration = None
+    if readout is not None:
+        parts[f"readout.{readout.channel}"] = readout
+        save(folder / RUN, run.model, parts)
+        made = forecast(
+            run.model,
+            run.store,
+            run.held_out,
+            readout,
+            steps=settings.evaluation.horizon,
+            latents=recorded.of(run.held_out),
+        )
+        calibration = calibrate(made, seed=seed)
+        write_json(calibration, folder / RUN / CALIBRATION)
+    lap("calibrate")
+    evaluation = replace(settings.evaluation, seed=seed)
+    measured = evaluate(run.model, parts, recorded, world, evaluation, readout=readout, say=listener.say)
+    lap("evaluate")
+    seconds["total"] = time.perf_counter() - started
+    return Finished(
+        world=world,
+        model=run.model,
+        recorded=recorded,
+        readout=readout,
+        calibration=calibration,
+        evaluation=measured,
+        frames=training.steps * training.batch * training.length,
+        seconds=seconds,
+    )

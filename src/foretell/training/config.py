@@ -1,0 +1,156 @@
+"""What a training run is told: sizes, weights of the objective, schedule, precision, where and how often to save."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from foretell.errors import SpecError
+from foretell.model.world_model import ModelConfig
+from foretell.objective.objective import ObjectiveConfig
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Tracker = Literal["none", "tensorboard", "wandb"]
+
+FREE = ("checkpoint_seconds", "checkpoint_steps", "log_steps", "tracker")
+"""Settings that may change when a run is resumed: the weights do not depend on them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run. Raises SpecError for values out of range."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Sizes of the world model."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """Weights of the loss."""
+    steps: int = 2000
+    """Optimiser steps."""
+    batch: int = 128
+    """Windows in a step, over all ranks together."""
+    length: int = 5
+    """Latent steps in a window."""
+    learning_rate: float = 1e-3
+    """Peak learning rate; it falls to zero along a cosine."""
+    weight_decay: float = 1e-3
+    """Decay of the weights (AdamW)."""
+    warmup: int = 100
+    """Steps in which the learning rate rises."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    precision: Precision = "auto"
+    """Precision of the matrix products; auto: bfloat16 where the device computes it faster, else float32."""
+    compile: bool = False
+    """Compile the model with torch.compile; costs minutes at the start."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps, ...; auto: the fastest there is."""
+    seed: Annotated[int, tyro.conf.Suppress] = 0
+    """Seed of the weights, the order of the windows, the held-out episodes and the random projections."""
+    holdout: float = 0.1
+    """Share of the episodes kept for evaluation, not trained on."""
+    checkpoint_seconds: float = 60.0
+    """Save whenever so many seconds have passed."""
+    checkpoint_steps: int = 0
+    """Save after every so many steps too; 0: by time alone."""
+    log_steps: int = 20
+    """Steps between two records in the log."""
+    tracker: Tracker = "none"
+    """Where the log goes too; both need an extra: pip install 'foretell[track]'."""
+
+    def __post_init__(self) -> None:
+        for name, low in {
+            "steps": 1,
+            "batch": 1,
+            "length": 2,
+            "warmup": 0,
+            "seed": 0,
+            "checkpoint_steps": 0,
+            "log_steps": 1,
+        }.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < low:
+                raise SpecError(f"training: {name} must be a whole number of at least {low}, got {value!r}")
+        for name, open_ended in {
+            "learning_rate": True,
+            "clip": True,
+            "weight_decay": False,
+            "checkpoint_seconds": False,
+        }.items():
+            value = getattr(self, name)
+            if not (value > 0 or (value == 0 and not open_ended)) or value == float("inf"):
+                raise SpecError(f"training: {name} must be {'above 0' if open_ended else '0 or more'}, got {value!r}")
+        if not 0 <= self.holdout < 1:
+            raise SpecError(f"training: holdout must be in [0, 1), got {self.holdout!r}")
+        for name, choices in {
+            "precision": ("auto", "float32", "bfloat16"),
+            "tracker": ("none", "tensorboard", "wandb"),
+        }.items():
+            if getattr(self, name) not in choices:
+                raise SpecError(f"training: {name} must be one of {choices}, got {getattr(self, name)!r}")
+        if self.batch % self.group:
+            raise SpecError(f"training: the objective compares pairs; an even batch expected, got {self.batch}")
+
+    @property
+    def group(self) -> int:
+        """Neighbours in a batch that come from one episode."""
+        return 2 if self.objective.paired else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings, JSON-serialisable."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> TrainConfig:
+        """The inverse of `to_json`; SpecError for unknown settings and wrong values."""
+        try:
+            rest = {key: value for key, value in data.items() if key not in ("model", "objective")}
+            model, objective = ModelConfig(**data["model"]), ObjectiveConfig(**data["objective"])
+            return TrainConfig(model=model, objective=objective, **rest)
+        except (TypeError, KeyError) as error:
+            raise SpecError(f"training: not a configuration: {error}") from error
+
+    def differences(self, other: TrainConfig) -> list[str]:
+        """What `other` would train differently, one phrase per setting; empty if nothing."""
+        mine, theirs = dict(flat(self.to_json())), dict(flat(other.to_json()))
+        return [
+            f"{name}: {mine[name]!r} expected, got {theirs[name]!r}"
+            for name in mine
+            if name not in FREE and mine[name] != theirs[name]
+        ]
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Settings by dotted name."""
+    found: list[tuple[str, Any]] = []
+    for name, value in settings.items():
+        found += flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
+    return found
+
+
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of that name, `auto` being CUDA, then MPS, then the CPU; SpecError where it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise SpecError(f"device {name!r} cannot be used: {reason}; --device auto takes what is there") from error
+    return device
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """`auto` becomes bfloat16 where the device has instructions for it."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+    return "float32"

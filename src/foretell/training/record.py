@@ -1,0 +1,89 @@
+"""RUN/train.json: what a run was trained with and on, so that evaluation and readers can know it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from foretell import __version__
+from foretell.episodes.store import EpisodeStore
+from foretell.episodes.table import read_json, write_json
+from foretell.errors import CheckpointError, DataError, SpecError
+from foretell.training.config import TrainConfig
+
+NAME = "train.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecord:
+    """What a run folder says about its training.
+
+    store, fingerprint: path and content of the episodes. training, held_out: numbers of the episodes
+    trained on and kept for evaluation. device, precision: what `auto` came to. steps: done so far.
+    seconds: spent on them. machine: versions and hardware, in words.
+    """
+
+    config: TrainConfig
+    store: str
+    fingerprint: str
+    training: list[int]
+    held_out: list[int]
+    device: str
+    precision: str
+    ranks: int = 1
+    parameters: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    machine: dict[str, str]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.steps >= self.config.steps
+
+    @property
+    def frames_per_second(self) -> float:
+        """Observations (latent steps of windows) trained on per second, saving and logging included."""
+        return self.steps * self.config.batch * self.config.length / self.seconds if self.seconds else 0.0
+
+    def write(self, run: Path) -> None:
+        """Write RUN/train.json, whole."""
+        data = {**vars(self), "config": self.config.to_json(), "seed": self.config.seed}
+        write_json(run / NAME, {**data, "finished": self.finished, "frames_per_second": self.frames_per_second})
+
+    @staticmethod
+    def read(run: Path) -> TrainRecord:
+        """The record of a run folder; CheckpointError where there is none or it is damaged."""
+        path = run / NAME
+        try:
+            data = dict(read_json(path))
+            for derived in ("finished", "frames_per_second", "seed"):
+                data.pop(derived, None)
+            return TrainRecord(**{**data, "config": TrainConfig.from_json(data["config"])})
+        except (DataError, SpecError, KeyError, TypeError) as error:
+            text = str(error) if str(path) in str(error) else f"{path}: damaged or not of foretell: {error}"
+            raise CheckpointError(text) from error
+
+    def require_same(self, config: TrainConfig, store: EpisodeStore, run: Path) -> None:
+        """Raise SpecError, naming every difference, unless this run can go on with `config` and `store`."""
+        found = self.config.differences(config)
+        if self.fingerprint != store.fingerprint():
+            found.append(f"the episodes of {self.store} as they were expected, got {store.path} with other episodes")
+        if found:
+            raise SpecError(f"{run}: a run is resumed as it was begun: {'; '.join(found)}; or choose another --out")
+
+
+def describe() -> dict[str, str]:
+    """Versions and hardware that results depend on."""
+    return {
+        "foretell": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "safetensors")},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": platform.processor() or platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }

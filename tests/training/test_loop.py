@@ -1,0 +1,280 @@
+"""The loop: learns, resumes to the same weights, saves before it stops, and refuses what cannot work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.samples import SMALL, SPEC, STILL, write_store
+
+from foretell.episodes.store import EpisodeStore
+from foretell.errors import CheckpointError, DataError, SpecError, TrainingError
+from foretell.model.checkpoint import load, read_tensors
+from foretell.objective.objective import ObjectiveConfig
+from foretell.training import TrainConfig, TrainRecord, train
+from foretell.training.log import read_log
+
+TIMES = ("seconds", "frames_per_second")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> EpisodeStore:
+    return write_store(tmp_path_factory.mktemp("data") / "store")
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Everything that training changes."""
+    return read_tensors(run / "resume/state.safetensors")[0]
+
+
+def same(one: Path, other: Path) -> bool:
+    mine, theirs = weights(one), weights(other)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+def curve(run: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in read_log(run / "log.jsonl")]
+
+
+def with_objective(**changes) -> TrainConfig:
+    return dataclasses.replace(SMALL, objective=dataclasses.replace(SMALL.objective, **changes))
+
+
+def test_a_run_holds_model_record_and_log(store, tmp_path):
+    seen = []
+    out = tmp_path / "run"
+    model = train(store, out, SMALL, on_step=lambda step, record: seen.append((step, record["loss"])))
+    assert [s for s, _ in seen] == list(range(1, 9))
+    loaded = load(out).model
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True))
+    record = TrainRecord.read(out)
+    assert record.finished
+    assert sorted(record.training + record.held_out) == list(range(len(store)))
+    assert record.held_out
+    assert (record.config, record.fingerprint) == (SMALL, store.fingerprint())
+    assert record.frames_per_second > 0
+    log = read_log(out / "log.jsonl")
+    assert [r["step"] for r in log] == list(range(1, 9))
+    assert [r["loss"] for r in log] == pytest.approx([loss for _, loss in seen])
+    assert {"prediction", "sigreg", "inverse", "spread", "learning_rate", *TIMES} <= log[0].keys()
+
+
+def test_it_learns(store, tmp_path):
+    train(store, tmp_path / "run", dataclasses.replace(SMALL, steps=150, log_steps=10))
+    log = read_log(tmp_path / "run/log.jsonl")
+    assert log[-1]["inverse"] < 0.5 * log[0]["inverse"]
+    assert log[-1]["sigreg"] < log[0]["sigreg"]
+
+
+def test_the_seed_decides(store, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(store, tmp_path / name, dataclasses.replace(SMALL, seed=seed))
+    assert same(tmp_path / "a", tmp_path / "b")
+    assert not same(tmp_path / "a", tmp_path / "c")
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_an_interrupted_run_comes_to_the_same_weights(store, tmp_path, ema):
+    config = with_objective(ema=ema)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(store, whole, config)
+
+    def interrupt(step, record):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(store, cut, config, on_step=interrupt)
+    assert TrainRecord.read(cut).steps == 3
+    assert not TrainRecord.read(cut).finished
+    load(cut)
+    # What a run that was killed between two checkpoints leaves: records beyond its state, and half a line.
+    with (cut / "log.jsonl").open("a") as log:
+        log.write('{"step": 4, "loss": 1.0}\n{"step": 5, "lo')
+    train(store, cut, dataclasses.replace(config, log_steps=1, checkpoint_seconds=0.0), resume=True)
+    assert same(whole, cut)
+    assert curve(whole) == curve(cut)
+    assert TrainRecord.read(cut).finished
+
+
+def test_a_finished_run_is_returned_as_it_is(store, tmp_path):
+    out = tmp_path / "run"
+    train(store, out, SMALL)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    model = train(store, out, SMALL, resume=True)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+    assert torch.equal(model.predictor.enter.weight, load(out).model.predictor.enter.weight)
+
+
+def test_killed_at_the_last_save_a_run_still_finishes(store, tmp_path):
+    out = tmp_path / "run"
+    train(store, out, SMALL)
+    note = json.loads((out / "train.json").read_text())
+    (out / "train.json").write_text(json.dumps(note | {"steps": 4}))
+    (out / "model.safetensors").unlink()
+    train(store, out, SMALL, resume=True)
+    assert TrainRecord.read(out).finished
+    load(out)
+
+
+def test_what_is_resumed_must_be_what_was_begun(store, tmp_path):
+    out = tmp_path / "run"
+    train(store, out, SMALL)
+    with pytest.raises(SpecError, match=r"steps: 8 expected, got 9.*model\.latent: 8 expected, got 12"):
+        changed = dataclasses.replace(SMALL, steps=9, model=dataclasses.replace(SMALL.model, latent=12))
+        train(store, out, changed, resume=True)
+    with pytest.raises(SpecError, match="with other episodes"):
+        train(write_store(tmp_path / "other", episodes=5), out, SMALL, resume=True)
+    with pytest.raises(DataError, match="exists; choose another --out"):
+        train(store, out, SMALL)
+    with pytest.raises(DataError, match="there is none"):
+        train(store, tmp_path / "nowhere", SMALL, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "gone", "other tensors"])
+def test_damaged_state_is_refused(store, tmp_path, damage):
+    out = tmp_path / "run"
+    train(store, out, dataclasses.replace(SMALL, steps=2))
+    note = json.loads((out / "train.json").read_text())
+    (out / "train.json").write_text(json.dumps(note | {"steps": 1}))
+    state = out / "resume/state.safetensors"
+    if damage == "truncated":
+        state.write_bytes(state.read_bytes()[:-50])
+    elif damage == "foreign":
+        state.write_bytes(b"\x80\x04.")
+    elif damage == "gone":
+        state.unlink()
+    else:
+        shutil.copy(out / "model.safetensors", state)
+    with pytest.raises(CheckpointError, match="state.safetensors"):
+        train(store, out, dataclasses.replace(SMALL, steps=2), resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(store, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    from foretell.objective.objective import Objective
+
+    forward = Objective.forward
+
+    def broken(self, batch, generator, step):
+        found = forward(self, batch, generator, step)
+        return found if step < 5 else {**found, "loss": found["loss"] * math.nan}
+
+    monkeypatch.setattr(Objective, "forward", broken)
+    with pytest.raises(TrainingError, match=r"not finite at step 6; lower learning_rate"):
+        train(store, out, dataclasses.replace(SMALL, checkpoint_steps=4))
+    assert TrainRecord.read(out).steps == 4
+    assert all(torch.isfinite(v).all() for v in load(out).model.state_dict().values())
+
+
+def test_collapse_stops_the_run(store, tmp_path):
+    """With nothing that keeps latents apart, predicting is easiest where all are the same."""
+    out = tmp_path / "run"
+    config = with_objective(sigreg=0.0, inverse=0.0, settle=0, ramp=1)
+    config = dataclasses.replace(config, steps=3000, learning_rate=0.02, weight_decay=0.3, log_steps=10)
+    with pytest.raises(TrainingError, match=r"collapsed.*raise sigreg \(now 0\)"):
+        train(store, out, config)
+    assert read_log(out / "log.jsonl")[-1]["spread"] < 0.05
+    load(out)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("spec", [STILL, SPEC])
+@pytest.mark.parametrize("history", [1, 2])
+def test_without_actions_and_with_gaps(tmp_path, spec, gaps, history):
+    store = write_store(tmp_path / "store", spec, gaps=gaps)
+    config = dataclasses.replace(SMALL, steps=4, model=dataclasses.replace(SMALL.model, history=history))
+    train(store, tmp_path / "run", config)
+    log = read_log(tmp_path / "run/log.jsonl")
+    assert len(log) == 4
+    assert ("inverse" in log[0]) == (spec is SPEC)
+    assert all(math.isfinite(r["loss"]) for r in log)
+
+
+def test_low_precision_stays_close(store, tmp_path):
+    for precision in ("float32", "bfloat16"):
+        train(store, tmp_path / precision, dataclasses.replace(SMALL, precision=precision))
+    one, other = ([r["loss"] for r in curve(tmp_path / p)] for p in ("float32", "bfloat16"))
+    assert one != other
+    assert one == pytest.approx(other, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"length": 1}, "length must be a whole number of at least 2"),
+        ({"batch": 7}, "an even batch expected, got 7"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),
+        ({"holdout": 1.0}, r"holdout must be in \[0, 1\)"),
+        ({"precision": "float16"}, "precision must be one of"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+    ],
+)
+def test_settings_out_of_range_are_refused(store, tmp_path, change, match):
+    with pytest.raises(SpecError, match=match):
+        train(store, tmp_path / "run", dataclasses.replace(SMALL, **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_windows_longer_than_episodes_are_refused(store, tmp_path):
+    with pytest.raises(DataError, match="needs episodes of at least 59 steps"):
+        train(store, tmp_path / "run", dataclasses.replace(SMALL, length=30))
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_survive_json():
+    config = with_objective(ema=0.5)
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    with pytest.raises(SpecError, match="not a configuration"):
+        TrainConfig.from_json({**config.to_json(), "colour": 1})
+    assert config.differences(SMALL) == ["objective.ema: 0.5 expected, got 0.0"]
+    assert SMALL.differences(dataclasses.replace(SMALL, log_steps=3)) == []
+    assert TrainConfig(objective=ObjectiveConfig(paired=False), batch=3).group == 1
+
+
+SCRIPT = """
+import sys
+from tests.training.samples import SMALL
+from dataclasses import replace
+from foretell.training import train
+store, out, steps, resume = sys.argv[1:]
+train(store, out, replace(SMALL, steps=int(steps), checkpoint_steps=5), resume=resume == "resume")
+"""
+
+
+def start(*arguments: object) -> subprocess.Popen[bytes]:
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, *map(str, arguments)], env=environment, cwd=root)
+
+
+def test_kill_9_loses_no_more_than_the_steps_since_the_checkpoint(store, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = start(store.path, killed, 400, "begin")
+    try:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and process.poll() is None:
+            if (killed / "train.json").exists() and TrainRecord.read(killed).steps >= 5:
+                break
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    reached = TrainRecord.read(killed).steps
+    assert 5 <= reached < 400
+    assert load(killed).model.spec == store.spec
+    assert start(store.path, killed, 400, "resume").wait(120) == 0
+    assert start(store.path, whole, 400, "begin").wait(120) == 0
+    assert same(whole, killed)
+    assert curve(whole) == curve(killed)
