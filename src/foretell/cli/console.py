@@ -16,9 +16,15 @@ from rich.table import Table
 T = TypeVar("T")
 
 
+def rank() -> int:
+    """Which of the processes that torchrun started this is; 0, the one that speaks, without torchrun."""
+    place = os.environ.get("RANK", "")
+    return int(place) if place.isdigit() and "WORLD_SIZE" in os.environ else 0
+
+
 def progress_console() -> Console:
-    """A console on standard error, where progress and notes go."""
-    return Console(stderr=True, highlight=False)
+    """A console on standard error, where progress and notes go; quiet in all processes but the first."""
+    return Console(stderr=True, highlight=False, quiet=rank() > 0)
 
 
 def track(items: Iterable[T], what: str, total: int | None, console: Console) -> Iterator[T]:

@@ -96,8 +96,23 @@ class Info(Command):
             "tensors": len(shapes),
             "parameters": sum(math.prod(shape) for shape in shapes.values()),
             "bytes": size_on_disk(self.path),
+            "training": self._training(),
             "logs": {log.name: _last_record(log) for log in sorted(self.path.glob("*.jsonl"))},
         }
+
+    def _training(self) -> dict[str, Any] | None:
+        """What train.json says, episodes counted; None where the folder holds a model alone."""
+        from foretell.episodes.table import read_json
+
+        path = self.path / "train.json"
+        if not path.exists():
+            return None
+        found = read_json(path)
+        for part in ("training", "held_out"):
+            if not isinstance(found.get(part), list):
+                raise CheckpointError(f"{path}: damaged or not of foretell: a list of episodes expected in {part}")
+            found[f"{part}_episodes"] = len(found.pop(part))
+        return found
 
 
 def _last_record(log: Path) -> dict[str, Any]:
@@ -156,15 +171,40 @@ def _show_fields(
 def _show_run(result: dict[str, Any], console: Console) -> None:
     console.print(f"[bold]{escape(str(result['path']))}[/]  run, {size(result['bytes'])}", soft_wrap=True)
     console.print(f"{result['parameters']:,} values in {result['tensors']} tensors")
-    shown = table("configuration", "setting", "value")
-    for key, value in _flat({k: v for k, v in result["config"].items() if k != "spec"}):
-        shown.add_row(escape(key), escape(_short(value)))
-    console.print(shown)
+    _show_settings(console, "configuration", {k: v for k, v in result["config"].items() if k != "spec"})
+    if result["training"] is not None:
+        _show_training(result["training"], console)
     if result["spec"] is not None:
         _show_spec(result["spec"], console)
     for name, log in result["logs"].items():
         if log["last"] is not None:
-            console.print(f"{escape(name)}, last of {log['records']:,} records: {escape(_short(log['last']))}")
+            console.print(f"{escape(name)}, last of {log['records']:,} records: {escape(_line(log['last']))}")
+
+
+def _show_training(found: dict[str, Any], console: Console) -> None:
+    said = ("store", "training_episodes", "held_out_episodes", "steps", "finished", "seconds", "frames_per_second")
+    settings = found.get("config")
+    settings = settings if isinstance(settings, dict) else {}
+    steps, total, seconds, speed = (
+        number(round(value, 1)) if isinstance(value, int | float) else "?"
+        for value in (found.get("steps"), settings.get("steps"), found.get("seconds"), found.get("frames_per_second"))
+    )
+    console.print(
+        f"trained {steps} of {total} steps in {seconds} s, {speed} frames a second,"
+        f" on {found['training_episodes']:,} episodes of {escape(str(found.get('store')))},"
+        f" {found['held_out_episodes']:,} held out",
+        soft_wrap=True,
+    )
+    rest = {k: v for k, v in found.items() if k not in ("config", *said)}
+    # The model's sizes stand in the configuration already.
+    _show_settings(console, "training", {k: v for k, v in settings.items() if k not in ("model", "steps")} | rest)
+
+
+def _show_settings(console: Console, title: str, settings: dict[str, Any]) -> None:
+    shown = table(title, "setting", "value")
+    for key, value in _flat(settings):
+        shown.add_row(escape(key), escape(_short(value)))
+    console.print(shown)
 
 
 def _show_spec(data: dict[str, Any], console: Console) -> None:
@@ -193,6 +233,10 @@ def _short(value: Any, most: int = 400) -> str:
         value = ", ".join(f"{key}={_short(part)}" for key, part in value.items())
     text = value if isinstance(value, str) else json.dumps(plain(value))
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _line(record: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {_short(v)}" for k, v in record.items())
 
 
 def _share(share: float) -> str:

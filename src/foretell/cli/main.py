@@ -27,13 +27,17 @@ from rich.console import Console
 
 from foretell import __version__
 from foretell.cli.command import Command, Context, Shared
-from foretell.cli.console import print_json
+from foretell.cli.console import print_json, rank
+from foretell.cli.settings import registry
 from foretell.cli.threads import default_threads, set_threads
 from foretell.errors import ForetellError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("foretell.cli.record:Record", "Record episodes of a world."),
     "import": ("foretell.cli.import_:Import", "Turn recordings of other formats into an episode store."),
+    "train": ("foretell.cli.train:Train", "Train a world model on recorded episodes."),
+    "evaluate": ("foretell.cli.evaluate:Evaluate", "Measure how well a run plans and forecasts."),
+    "demo": ("foretell.cli.demo:Demo", "Record, train, plan, forecast and report, in minutes."),
     "info": ("foretell.cli.info:Info", "Show what an episode store or a run folder holds."),
 }
 """Per command: the class that it is (imported only when called for) and the first line of its docstring."""
@@ -45,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     wants_json = "--json" in arguments
     try:
         return _dispatch(arguments)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130, wants_json)
+    except KeyboardInterrupt as stop:
+        return _fail(f"interrupted: {stop}" if stop.args else "interrupted", 130, wants_json)
     except BrokenPipeError:
         # Whoever read the output has gone; keep the interpreter from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,6 +93,8 @@ def _dispatch(arguments: list[str]) -> int:
     context = Context(seed=shared.seed, threads=threads)
     with contextlib.redirect_stdout(sys.stderr):
         result = command.run(context)
+    if rank():
+        return 0
     if shared.json:
         print_json(result)
     else:
@@ -109,7 +115,7 @@ def _parse(name: str, arguments: list[str]) -> tuple[Command, Shared] | None:
     options = dataclasses.make_dataclass(
         "options",
         [
-            ("command", Annotated[command, tyro.conf.arg(name=""), tyro.conf.OmitArgPrefixes]),
+            ("command", Annotated[command, tyro.conf.arg(name="")]),
             ("shared", Annotated[Shared, tyro.conf.arg(name="shared"), tyro.conf.OmitArgPrefixes]),
         ],
     )
@@ -124,6 +130,7 @@ def _parse(name: str, arguments: list[str]) -> tuple[Command, Shared] | None:
                 description="",
                 args=arguments,
                 config=(tyro.conf.FlagCreatePairsOff,),
+                registry=registry(*command.settings),
             )
     except SystemExit as stop:
         if not stop.code:
@@ -188,8 +195,10 @@ def _fail(message: str, code: int, wants_json: bool, *, debug: bool = False) -> 
     line = " ".join(message.split())
     if debug:
         traceback.print_exc(file=sys.stderr)
-    print(f"foretell: {line}", file=sys.stderr)
-    if wants_json:
+    # Each process that torchrun started may fail in its own way; the first speaks for all where none does.
+    place = f"rank {rank()}: " if rank() else ""
+    print(f"foretell: {place}{line}", file=sys.stderr)
+    if wants_json and not rank():
         print_json({"error": line})
     return code
 

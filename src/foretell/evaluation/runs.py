@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from foretell import worlds
 from foretell.episodes.store import EpisodeStore
-from foretell.episodes.table import read_json
-from foretell.errors import CheckpointError, DataError
+from foretell.errors import DataError
 from foretell.evaluation.suite import Recorded
 from foretell.model.checkpoint import load
 from foretell.model.world_model import WorldModel
 from foretell.readout import encode_episodes
+from foretell.training import TrainRecord
 from foretell.worlds import World
-
-TRAINED = "train.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A trained model with what it learned from. parts: the heads saved with it. note: what train.json says."""
+    """A trained model with what it learned from. parts: the heads saved with it. note: how it was trained."""
 
     path: Path
     model: WorldModel
     parts: Mapping[str, nn.Module]
     store: EpisodeStore
-    training: tuple[int, ...]
-    held_out: tuple[int, ...]
-    note: Mapping[str, Any] = field(default_factory=dict)
+    note: TrainRecord
+
+    @property
+    def training(self) -> tuple[int, ...]:
+        """Numbers of the episodes that the model learned from."""
+        return tuple(self.note.training)
+
+    @property
+    def held_out(self) -> tuple[int, ...]:
+        """Numbers of the episodes that it has never seen."""
+        return tuple(self.note.held_out)
 
     def recorded(self) -> Recorded:
         """The episodes with the model's latents of them, encoded now."""
@@ -66,36 +71,15 @@ def open_run(path: Path, *, store: Path | None = None, device: torch.device | st
     others than those that the model learned from.
     """
     found = load(path, device)
-    note_path = path / TRAINED
-    try:
-        note = read_json(note_path)
-    except DataError as error:
-        raise CheckpointError(f"{error}; `foretell train` writes it") from error
-    try:
-        place = Path(note["store"]["path"]) if store is None else store
-        fingerprint = str(note["store"]["fingerprint"])
-        training, held_out = (tuple(int(i) for i in note["episodes"][part]) for part in ("training", "held_out"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{note_path}: damaged, or not of foretell: {error!r}") from error
+    note = TrainRecord.read(path)
+    place = Path(note.store) if store is None else store
     if not place.exists():
         raise DataError(f"{place}: the episodes that {path} learned from are gone; say where they are with --store")
     episodes = EpisodeStore(place)
     found.model.spec.require(episodes.spec, str(place))
-    if episodes.fingerprint() != fingerprint:
+    if episodes.fingerprint() != note.fingerprint:
         raise DataError(
-            f"{place}: the episodes that {path} learned from expected (fingerprint {fingerprint}),"
+            f"{place}: the episodes that {path} learned from expected (fingerprint {note.fingerprint}),"
             f" got {episodes.fingerprint()}"
         )
-    if not training:
-        raise CheckpointError(f"{note_path}: training episodes expected, it lists none")
-    if max((*training, *held_out)) >= len(episodes):
-        raise CheckpointError(f"{note_path}: episodes 0 to {len(episodes) - 1} expected")
-    return Run(
-        path=path,
-        model=found.model,
-        parts=found.parts,
-        store=episodes,
-        training=training,
-        held_out=held_out,
-        note=note,
-    )
+    return Run(path=path, model=found.model, parts=found.parts, store=episodes, note=note)

@@ -16,6 +16,7 @@ from foretell.errors import CheckpointError, DataError, SpecError
 from foretell.training.config import TrainConfig
 
 NAME = "train.json"
+FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class TrainRecord:
     store, fingerprint: path and content of the episodes. training, held_out: numbers of the episodes
     trained on and kept for evaluation. device, precision: what `auto` came to. steps: done so far.
     seconds: spent on them. machine: versions and hardware, in words.
+    Raises SpecError for values of another type, and where no episode is trained on or one is held out too.
     """
 
     config: TrainConfig
@@ -40,6 +42,23 @@ class TrainRecord:
     seconds: float = 0.0
     machine: dict[str, str]
 
+    def __post_init__(self) -> None:
+        for names, kind in (
+            (("store", "fingerprint", "device", "precision"), str),
+            (("training", "held_out"), list),
+            (("ranks", "parameters", "steps"), int),
+        ):
+            for name in names:
+                if not isinstance(getattr(self, name), kind):
+                    raise SpecError(f"{name}: {kind.__name__} expected, got {getattr(self, name)!r}")
+        if not isinstance(self.seconds, int | float):
+            raise SpecError(f"seconds: a number expected, got {self.seconds!r}")
+        episodes = [*self.training, *self.held_out]
+        if not self.training or not all(type(i) is int and i >= 0 for i in episodes):
+            raise SpecError("training and held_out: numbers of episodes expected, at least one to train on")
+        if len(set(episodes)) < len(episodes):
+            raise SpecError("training and held_out: each episode once expected")
+
     @property
     def finished(self) -> bool:
         """Whether all steps are done."""
@@ -52,15 +71,27 @@ class TrainRecord:
 
     def write(self, run: Path) -> None:
         """Write RUN/train.json, whole."""
-        data = {**vars(self), "config": self.config.to_json(), "seed": self.config.seed}
-        write_json(run / NAME, {**data, "finished": self.finished, "frames_per_second": self.frames_per_second})
+        derived = {
+            "format": FORMAT,
+            "finished": self.finished,
+            "frames_per_second": self.frames_per_second,
+            "seed": self.config.seed,
+        }
+        write_json(run / NAME, {**vars(self), "config": self.config.to_json(), **derived})
 
     @staticmethod
     def read(run: Path) -> TrainRecord:
-        """The record of a run folder; CheckpointError where there is none or it is damaged."""
+        """The record of a run folder; CheckpointError where there is none, or it is damaged or of a newer version."""
         path = run / NAME
+        if not path.exists():
+            raise CheckpointError(
+                f"{path}: the record of a training expected, there is none; `foretell train` writes it"
+            )
         try:
             data = dict(read_json(path))
+            written = data.pop("format", FORMAT)
+            if written != FORMAT:
+                raise CheckpointError(f"{path}: format {FORMAT} expected, got {written!r}, of a newer foretell; upgrade")
             for derived in ("finished", "frames_per_second", "seed"):
                 data.pop(derived, None)
             return TrainRecord(**{**data, "config": TrainConfig.from_json(data["config"])})
