@@ -23,23 +23,33 @@ class Sizes(Protocol):
     """What a controller needs of a model's configuration: raw steps per latent step, latents in a context."""
 
     @property
-    def block(self) -> int: ...
+    def block(self) -> int:
+        """Raw steps between two latent steps."""
+        ...
 
     @property
-    def history(self) -> int: ...
+    def history(self) -> int:
+        """Latents that a prediction looks at."""
+        ...
 
 
 class Model(Imagines, Protocol):
     """What a controller needs of a world model."""
 
     @property
-    def spec(self) -> Spec: ...
+    def spec(self) -> Spec:
+        """What it sees and which actions it takes."""
+        ...
 
     @property
-    def config(self) -> Sizes: ...
+    def config(self) -> Sizes:
+        """Its sizes."""
+        ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        ...
 
     def encode(self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None) -> Tensor:
         """Latents (B, T, N, D) of observations (B, T, *shape)."""

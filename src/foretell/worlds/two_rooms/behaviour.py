@@ -35,12 +35,12 @@ def _walk_group(options: Options, rngs: list[np.random.Generator]) -> Iterator[E
     frames = np.empty((steps + 1, n, 64, 64, 3), np.uint8)
     positions = np.empty((steps + 1, n, 2))
     for t in range(steps + 1):
-        frames[t] = simulator.render(rngs[0])
+        frames[t] = simulator.render(rngs)
         positions[t] = simulator.position
         if t < steps:
             actions[t] = np.clip(0.8 * drive, -1, 1) * options.step
             simulator.step(actions[t])
-            blocked = np.abs(simulator.position - positions[t]) < 0.5 * np.abs(actions[t]) * simulator.gain[:, None]
+            blocked = np.abs(simulator.position - positions[t]) < 0.5 * np.abs(actions[t] * simulator.gain[:, None])
             drive = keep * np.where(blocked, -drive, drive) + np.sqrt(1 - keep**2) * noise[t]
     for i in range(n):
         yield Episode(

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from foretell.errors import SpecError
 from foretell.worlds.two_rooms.simulator import SIZE, Options, Simulator
 
 Frame = NDArray[np.uint8]
 
 
-def _spaces(options: Options) -> tuple[spaces.Box, spaces.Box]:
-    camera = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
-    action = spaces.Box(-options.step, options.step, (2,), np.float32)
+def _spaces(options: Options) -> tuple[spaces.Space[Frame], spaces.Space[NDArray[np.float32]]]:
+    camera: Any = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+    action: Any = spaces.Box(-options.step, options.step, (2,), np.float32)
     return camera, action
+
+
+def _moves(actions: NDArray[Any], shape: tuple[int, ...], bound: float) -> NDArray[np.float64]:
+    """Actions clipped to their bounds; SpecError for another shape, NaN and infinity."""
+    found = np.asarray(actions, np.float64)
+    if found.shape != shape or not np.isfinite(found).all():
+        raise SpecError(f"two_rooms: finite actions of shape {shape} expected, got {found.tolist()}")
+    return np.clip(found, -bound, bound)
 
 
 class TwoRoomsEnv(gymnasium.Env[Frame, NDArray[np.float32]]):
@@ -36,6 +47,7 @@ class TwoRoomsEnv(gymnasium.Env[Frame, NDArray[np.float32]]):
         self.observation_space, self.action_space = _spaces(self._options)
         self._simulator = Simulator(self._options, 1)
         self._steps = 0
+        self._seen: Frame = np.zeros((SIZE, SIZE, 3), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
         """A new layout and a free position."""
@@ -45,18 +57,18 @@ class TwoRoomsEnv(gymnasium.Env[Frame, NDArray[np.float32]]):
         return self._observe(), self._info()
 
     def step(self, action: NDArray[np.float32]) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
-        """Move by the action, clipped to its bounds."""
-        bound = self._options.step
-        self._simulator.step(np.clip(np.asarray(action, np.float64), -bound, bound)[None])
+        """Move by the action, clipped to its bounds; SpecError where it is not finite."""
+        self._simulator.step(_moves(action, (2,), self._options.step)[None])
         self._steps += 1
         return self._observe(), 0.0, False, self._steps >= self._options.episode_steps, self._info()
 
     def render(self) -> Any:
-        """(64, 64, 3) what the camera sees."""
-        return self._observe()
+        """(64, 64, 3) what the camera saw last."""
+        return self._seen.copy()
 
     def _observe(self) -> Frame:
-        return np.asarray(self._simulator.render(self.np_random)[0])
+        self._seen = self._simulator.render([self.np_random])[0]
+        return self._seen.copy()
 
     def _info(self) -> dict[str, Any]:
         return {name: value[0] for name, value in self._simulator.truth().items()}
@@ -74,33 +86,44 @@ class TwoRoomsVectorEnv(gymnasium.vector.VectorEnv[Frame, NDArray[np.float32], N
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._simulator = Simulator(self._options, num_envs)
+        self._rngs: list[np.random.Generator] = []
         self._steps = np.zeros(num_envs, np.int64)
 
-    def reset(  # type: ignore[override]  # Gymnasium also allows a list of seeds, which one generator does not need
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Frame, dict[str, Any]]:
-        """New layouts and positions everywhere."""
-        super().reset(seed=seed)
-        for i in range(self.num_envs):
-            self._simulator.reset(i, self.np_random)
-        self._steps[:] = 0
-        return self._simulator.render(self.np_random), dict(self._simulator.truth())
+        """New layouts and positions everywhere; room i is that of a single environment with seed + i, or seed[i]."""
+        n = self.num_envs
+        seeds = (
+            [None if seed is None else seed + i for i in range(n)] if seed is None or isinstance(seed, int) else seed
+        )
+        if len(seeds) != n:
+            raise SpecError(f"two_rooms: {n} seeds expected, got {len(seeds)}")
+        old: Sequence[np.random.Generator | None] = self._rngs or [None] * n
+        self._rngs = [
+            np_random(s)[0] if s is not None or rng is None else rng for s, rng in zip(seeds, old, strict=True)
+        ]
+        for i in range(n):
+            self._restart(i)
+        return self._simulator.render(self._rngs), dict(self._simulator.truth())
 
     def step(
         self, actions: NDArray[np.float32]
     ) -> tuple[Frame, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Move every dot, (n, 2) px; rooms truncated by the step before are reset instead."""
-        bound = self._options.step
         ended = self._steps >= self._options.episode_steps
-        self._simulator.step(np.clip(np.asarray(actions, np.float64), -bound, bound))
+        self._simulator.step(_moves(actions, (self.num_envs, 2), self._options.step))
         self._steps += 1
         for i in np.flatnonzero(ended):
-            self._simulator.reset(int(i), self.np_random)
-            self._steps[i] = 0
-        frames = self._simulator.render(self.np_random)
+            self._restart(int(i))
+        frames = self._simulator.render(self._rngs)
         nothing = np.zeros(self.num_envs, bool)
         truncated = self._steps >= self._options.episode_steps
         return frames, np.zeros(self.num_envs), nothing, truncated, dict(self._simulator.truth())
+
+    def _restart(self, index: int) -> None:
+        self._simulator.reset(index, self._rngs[index])
+        self._steps[index] = 0
 
 
 if "foretell/TwoRooms-v0" not in gymnasium.registry:

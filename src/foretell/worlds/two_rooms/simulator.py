@@ -6,6 +6,7 @@ dot by the action, first along x, then along y; it stops where it touches a wall
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,7 @@ WALL_RANGE = (20.0, 44.0)
 DOOR_RANGE = (12.0, 52.0)
 
 Factor = Literal["colours", "dot_size", "brightness", "noise", "gain"]
+FACTORS: tuple[Factor, ...] = get_args(Factor)
 Array = NDArray[np.float64]
 
 
@@ -33,7 +35,8 @@ class Options:
 
     layout: `fixed` (wall at x = 32, door at y = 20) or `random` per episode.
     step: the largest move per step along each axis. gain: executed share of an action.
-    vary: factors drawn anew for each episode instead of taking their value here.
+    vary: factors drawn anew for each episode instead of taking their value here. Each is drawn apart, so
+    that switching one on changes neither the others nor the layout.
     persistence: correlation of successive actions in the recorded random walks.
     """
 
@@ -52,30 +55,33 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("dot", "wall", "background"):
-            value = tuple(int(v) for v in getattr(self, name))
-            object.__setattr__(self, name, value)
-            if len(value) != 3 or min(value) < 0 or max(value) > 255:
-                raise SpecError(f"two_rooms: {name} must be three numbers in 0..255, got {value}")
-        vary = (self.vary,) if isinstance(self.vary, str) else tuple(self.vary)
-        object.__setattr__(self, "vary", vary)
-        unknown = set(vary) - set(get_args(Factor))
-        if unknown:
-            raise SpecError(f"two_rooms: vary takes {get_args(Factor)}, got {sorted(unknown)}")
+            value = getattr(self, name)
+            three = isinstance(value, Sequence) and len(value) == 3
+            if not three or not all(_number(v, whole=True) and 0 <= v <= 255 for v in value):
+                raise SpecError(f"two_rooms: {name} must be three whole numbers in 0..255, got {value!r}")
+            object.__setattr__(self, name, tuple(value))
+        vary = (self.vary,) if isinstance(self.vary, str) else self.vary
+        if not isinstance(vary, Sequence) or not all(v in FACTORS for v in vary):
+            raise SpecError(f"two_rooms: vary takes some of {', '.join(FACTORS)}, got {self.vary!r}")
+        object.__setattr__(self, "vary", tuple(vary))
         if self.layout not in ("fixed", "random"):
             raise SpecError(f"two_rooms: layout must be 'fixed' or 'random', got {self.layout!r}")
         limits = {
-            "step": (0.0, 4.0),
+            "step": (0.01, 4.0),
             "radius": (0.5, 5.0),
-            "brightness": (0.0, 2.0),
-            "noise": (-1.0, 128.0),
+            "brightness": (0.01, 2.0),
+            "noise": (0.0, 128.0),
             "gain": (-2.0, 2.0),
-            "episode_steps": (0, 100_000),
-            "persistence": (-0.001, 0.9999),
+            "episode_steps": (1, 100_000),
+            "persistence": (0.0, 0.9999),
         }
-        for name, (above, most) in limits.items():
-            value = getattr(self, name)
-            if not above < value <= most:
-                raise SpecError(f"two_rooms: {name} must be above {above:g} and at most {most:g}, got {value!r}")
+        for name, (least, most) in limits.items():
+            value, whole = getattr(self, name), name == "episode_steps"
+            if not _number(value, whole=whole) or not least <= value <= most:
+                kind = "a whole number" if whole else "a number"
+                raise SpecError(f"two_rooms: {name} must be {kind} from {least:g} to {most:g}, got {value!r}")
+        if self.gain == 0:
+            raise SpecError("two_rooms: gain must not be 0, with which no action moves the dot")
 
     @property
     def spec(self) -> Spec:
@@ -117,21 +123,20 @@ class Simulator:
     def reset(self, index: int, rng: np.random.Generator, layout: tuple[float, float] | None = None) -> None:
         """New layout, factors and a free position for room `index`."""
         o = self.options
-        if o.layout == "random":
-            drawn = (rng.uniform(*WALL_RANGE), rng.uniform(*DOOR_RANGE))
-        else:
-            drawn = FIXED
+        drawn = (rng.uniform(*WALL_RANGE), rng.uniform(*DOOR_RANGE)) if o.layout == "random" else FIXED
         self.layout[index] = drawn if layout is None else layout
+        # A stream for each factor; the room's own stream is not advanced by it.
+        apart = dict(zip(FACTORS, rng.spawn(len(FACTORS)), strict=True)) if o.vary else {}
         if "colours" in o.vary:
-            self._colours[index] = _distinct_colours(rng)
+            self._colours[index] = _distinct_colours(apart["colours"])
         if "dot_size" in o.vary:
-            self.radius[index] = rng.uniform(1.5, 3.0)
+            self.radius[index] = apart["dot_size"].uniform(1.5, 3.0)
         if "brightness" in o.vary:
-            self._brightness[index] = rng.uniform(0.6, 1.0)
+            self._brightness[index] = apart["brightness"].uniform(0.6, 1.0)
         if "noise" in o.vary:
-            self._noise[index] = rng.uniform(0.0, 12.0)
+            self._noise[index] = apart["noise"].uniform(0.0, 12.0)
         if "gain" in o.vary:
-            self.gain[index] = rng.uniform(0.5, 1.0)
+            self.gain[index] = apart["gain"].uniform(0.5, 1.0)
         self.position[index] = self.free_position(index, rng)
         self._canvas[index] = self._background(index)
 
@@ -161,8 +166,8 @@ class Simulator:
         y = np.clip(y + move[:, 1], np.where(inside, top, low), np.where(inside, bottom, high))
         self.position = np.stack([x, y], axis=1)
 
-    def render(self, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
-        """(n, 64, 64, 3) what the camera sees; `rng` draws the sensor noise where there is any."""
+    def render(self, rngs: Sequence[np.random.Generator] = ()) -> NDArray[np.uint8]:
+        """(n, 64, 64, 3) what the camera sees; `rngs`, one per room, draw the sensor noise where there is any."""
         frames = self._canvas.copy()
         n = len(frames)
         reach = int(np.ceil(self.radius.max() + 1))
@@ -177,13 +182,14 @@ class Simulator:
         at = (np.arange(n)[:, None, None] * SIZE + rows[:, :, None]) * SIZE + cols[:, None, :]
         flat = frames.reshape(-1, 3)
         under = flat[at]
-        dot = (self._colours[:, 0] * self._brightness[:, None])[:, None, None, :]
+        dot = np.minimum(self._colours[:, 0] * self._brightness[:, None], 255)[:, None, None, :]
         flat[at] = np.rint(under + alpha * (dot - under)).astype(np.uint8)
         if self._noise.max() > 0:
-            if rng is None:
-                raise ValueError("rooms with sensor noise need a generator to render")
-            noise = rng.standard_normal(frames.shape, dtype=np.float32) * self._noise[:, None, None, None]
-            frames = np.clip(np.rint(frames + noise), 0, 255).astype(np.uint8)
+            if len(rngs) != n:
+                raise ValueError(f"rooms with sensor noise need one generator each to render, got {len(rngs)} for {n}")
+            for frame, rng, spread in zip(frames, rngs, self._noise, strict=True):
+                noise = rng.standard_normal(frame.shape, dtype=np.float32) * np.float32(spread)
+                frame[:] = np.clip(np.rint(frame + noise), 0, 255)
         return frames
 
     def truth(self) -> dict[str, Array]:
@@ -198,13 +204,17 @@ class Simulator:
         edge = 1 - _cover(BORDER, SIZE - BORDER)
         alpha = np.maximum(column[None, :] * (1 - door[:, None]), np.maximum(edge[None, :], edge[:, None]))
         picture = (ground + alpha[..., None] * (wall - ground)) * self._brightness[index]
-        return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(np.rint(picture), 0, 255), np.uint8)
+
+
+def _number(value: object, *, whole: bool) -> bool:
+    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
 
 
 def _cover(low: float, high: float) -> Array:
     """(64,) the share of each pixel between low and high."""
     edges = np.arange(SIZE, dtype=float)
-    return np.clip(np.minimum(edges + 1, high) - np.maximum(edges, low), 0.0, 1.0)
+    return np.asarray(np.clip(np.minimum(edges + 1, high) - np.maximum(edges, low), 0.0, 1.0))
 
 
 def _distinct_colours(rng: np.random.Generator) -> Array:
@@ -216,11 +226,13 @@ def _distinct_colours(rng: np.random.Generator) -> Array:
             return colours
 
 
-def shortest_steps(start: Array, goal: Array, layout: Array, radius: Any, step: float) -> NDArray[np.int64]:
-    """(n,) fewest steps from start to goal (n, 2) px, moves bounded by `step` along each axis.
+def shortest_steps(start: Array, goal: Array, layout: Array, radius: Any, step: Any) -> NDArray[np.int64]:
+    """(n,) fewest steps from start to goal (n, 2) px in the rooms, moves bounded by `step` along each axis.
 
+    radius of the dots and step: of all rooms, or (n,) of each.
     In each convex piece (room, doorway, room) the fewest steps are the larger of the two axes'
-    distances; the crossing points are searched on a grid of the doorway.
+    distances; the crossing points are searched on a grid of the doorway. One step too many at most:
+    the step that leaves the doorway may turn already.
     """
     radius = np.broadcast_to(np.asarray(radius, float), (len(start),))
     left, right = layout[:, 0] - WALL / 2 - radius, layout[:, 0] + WALL / 2 + radius
@@ -238,4 +250,4 @@ def shortest_steps(start: Array, goal: Array, layout: Array, radius: Any, step: 
     through = (first[:, :, None] + middle + last[:, None, :]).min((1, 2))
     same = (start[:, 0] < layout[:, 0]) == (goal[:, 0] < layout[:, 0])
     direct = gap(goal[:, 0] - start[:, 0], goal[:, 1] - start[:, 1])
-    return np.ceil(np.where(same, direct, through) / step - 1e-9).astype(np.int64)
+    return np.asarray(np.ceil(np.where(same, direct, through) / step - 1e-9), np.int64)

@@ -36,32 +36,30 @@ class TwoRoomsTask:
         n = len(seeds)
         self._simulator = sim = Simulator(self._options, n)
         self._goal = np.zeros((n, 2))
-        self._rng = np.random.default_rng([1, *seeds])
-        for i, seed in enumerate(seeds):
-            self._draw(i, np.random.default_rng([0x7A5C, seed]))
+        self._rngs = [np.random.default_rng([0x7A5C, seed]) for seed in seeds]
+        for i, rng in enumerate(self._rngs):
+            self._draw(i, rng)
         start = sim.position
-        self.shortest = shortest_steps(start, self._goal, sim.layout, sim.radius, self._options.step)
+        self.shortest = shortest_steps(start, self._goal, sim.layout, sim.radius, self._pace(slice(None)))
         if self._distance == "far":
             self.budget = np.ceil(1.5 * self.shortest).astype(np.int64)
         else:
             self.budget = np.full(n, NEAR_BUDGET, np.int64)
         sim.position = self._goal
-        goal = sim.render(self._rng)
+        goal = sim.render(self._rngs)
         sim.position = start
         self._solved = self._reached()
-        return Scenes({"camera": sim.render(self._rng)}, {"camera": goal})
+        return Scenes({"camera": sim.render(self._rngs)}, {"camera": goal})
 
     def _draw(self, index: int, rng: np.random.Generator) -> None:
         sim = self._simulator
-        for _ in range(10_000):
+        for _ in range(2_000):
             sim.reset(index, rng)
             side = int(rng.integers(2))
             sim.position[index] = sim.free_position(index, rng, side)
             self._goal[index] = sim.free_position(index, rng, 1 - side)
             at = slice(index, index + 1)
-            steps = shortest_steps(
-                sim.position[at], self._goal[at], sim.layout[at], sim.radius[at], self._options.step
-            )
+            steps = shortest_steps(sim.position[at], self._goal[at], sim.layout[at], sim.radius[at], self._pace(at))
             if self._distance == "any" or 60 <= steps[0] <= 120:
                 return
         raise SpecError(f"two_rooms: no goals 60 to 120 steps away with a step of {self._options.step} px")
@@ -74,7 +72,7 @@ class TwoRoomsTask:
         check_actions(self._options.spec.action, actions, "two_rooms")
         self._simulator.step(actions)
         self._solved |= self._reached()
-        return {"camera": self._simulator.render(self._rng)}
+        return {"camera": self._simulator.render(self._rngs)}
 
     def solved(self) -> NDArray[np.bool_]:
         """(B,) whether the dot has been within 3 px of the goal."""
@@ -92,7 +90,11 @@ class TwoRoomsTask:
         """(B, 2) the largest move towards the goal in a straight line."""
         gap = self._goal - self._simulator.position
         largest = np.abs(gap).max(1, keepdims=True)
-        return gap * np.minimum(1.0, self._options.step / np.maximum(largest, 1e-9))
+        return np.asarray(gap * np.minimum(1.0, self._options.step / np.maximum(largest, 1e-9)))
+
+    def _pace(self, rooms: slice) -> NDArray[np.float64]:
+        """(n,) px along each axis that the largest action moves the dot."""
+        return np.asarray(np.abs(self._simulator.gain[rooms]) * self._options.step)
 
     def _reached(self) -> NDArray[np.bool_]:
         return np.asarray(np.linalg.norm(self._simulator.position - self._goal, axis=1) <= SUCCESS_PX)
