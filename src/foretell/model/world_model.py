@@ -36,12 +36,12 @@ class ModelConfig:
     depth: int = 2
 
     def __post_init__(self) -> None:
-        if not isinstance(self.context, int) or not 0 <= self.context < self.latent:
-            raise SpecError(f"model: context must be a whole number from 0 to latent - 1, got {self.context!r}")
         for name in ("latent", "block", "history", "stem", "features", "width", "depth"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise SpecError(f"model: {name} must be a whole number of at least 1, got {value!r}")
+        if not isinstance(self.context, int) or not 0 <= self.context < self.latent:
+            raise SpecError(f"model: context must be a whole number from 0 to latent - 1, got {self.context!r}")
 
 
 class WorldModel(nn.Module):
@@ -198,7 +198,8 @@ def _scale(std: Tensor, mean: Tensor, image: bool) -> Tensor:
 
 
 def _buffer(what: str, name: str) -> str:
-    return f"{what}_{name.replace('.', '_')}"
+    # Buffers' names hold no dot, channels' no slash: so no two channels share a buffer.
+    return f"{what}_{name.replace('.', '/')}"
 
 
 def _windows(x: Tensor, history: int) -> Tensor:
