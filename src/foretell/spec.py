@@ -124,6 +124,8 @@ class Spec:
         names = [c.name for c in self.channels]
         if len(set(names)) != len(names):
             raise SpecError(f"channel names must differ, got {names}")
+        if "action" in names:
+            raise SpecError("a channel must not be named 'action', which stands for the actions")
         if any(c.kind != "vector" for c in self.quantities):
             raise SpecError("quantities must be vectors")
         if not (math.isfinite(self.hz) and self.hz > 0):

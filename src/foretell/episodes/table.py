@@ -55,14 +55,18 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or _line(error)}") from error
-    except (pa.ArrowException, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (pa.ArrowException, KeyError, TypeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: damaged or not what it should be ({_line(error)})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; DataError where there is none."""
     with reading(path):
-        data = json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, and nesting as deep, included
+        raise DataError(f"{path}: damaged or not what it should be ({_line(error)})") from error
     if not isinstance(data, dict):
         raise DataError(f"{path}: a JSON object expected, got {type(data).__name__}")
     return data

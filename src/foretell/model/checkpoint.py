@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -61,6 +62,10 @@ def save(folder: Path, model: WorldModel, parts: Mapping[str, nn.Module] | None 
             raise SpecError(f"part {name}: a {_kind(name).__name__} expected, got a {type(part).__name__}")
         described[name] = part.to_json()
         modules[name] = part
+    prefixes = sorted(map(_prefix, modules))
+    for one, other in itertools.pairwise(prefixes):
+        if other.startswith(one):
+            raise SpecError(f"parts {one[:-1]} and {other[:-1]}: name both, as KIND.NAME")
     config = {
         "format": FORMAT,
         "foretell": __version__,
@@ -69,7 +74,7 @@ def save(folder: Path, model: WorldModel, parts: Mapping[str, nn.Module] | None 
         "parts": described,
     }
     folder = Path(folder)
-    write_tensors(folder / WEIGHTS, {f"{n}.{k}": v for n, m in modules.items() for k, v in m.state_dict().items()})
+    write_tensors(folder / WEIGHTS, {_prefix(n) + k: v for n, m in modules.items() for k, v in m.state_dict().items()})
     write_json(folder / CONFIG, config)
 
 
@@ -94,7 +99,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
         raise CheckpointError(f"{path}: damaged, or not of foretell: {error}") from error
     tensors, _ = read_tensors(folder / WEIGHTS)
     for name, module in modules.items():
-        prefix = f"{name}."
+        prefix = _prefix(name)
         mine = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         fill(module, mine, f"{folder / WEIGHTS}: {name}")
         module.to(device).eval()
@@ -167,6 +172,12 @@ def _kind(name: str) -> Any:
         raise SpecError(f"part {name!r}: one of the kinds {', '.join(PARTS)} expected")
     module, _, attribute = PARTS[kind].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def _prefix(name: str) -> str:
+    """What the names of a part's tensors begin with; a NAME's own dots become slashes, to end where it ends."""
+    kind, dot, rest = name.partition(".")
+    return f"{kind}{dot}{rest.replace('.', '/')}."
 
 
 def _mapping(data: object) -> Mapping[str, Any]:
