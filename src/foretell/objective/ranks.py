@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, distributed
-from torch.distributed.nn.functional import all_reduce
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
@@ -14,5 +16,23 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return values
-    total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
+    total = torch.as_tensor(_Sum.apply(values))  # type: ignore[no-untyped-call]
     return total / distributed.get_world_size()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks. Every rank's loss depends on it, so that their gradients add up."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return _summed(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _summed(gradients[0])
+
+
+def _summed(values: Tensor) -> Tensor:
+    total = values.clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(total)
+    return total
