@@ -46,7 +46,7 @@ class Moments:
             self.count = np.zeros(fields, np.int64)
             self.mean, self.squares = np.zeros(fields), np.zeros(fields)
             self.low, self.high = np.full(fields, np.inf), np.full(fields, -np.inf)
-        if not len(values):
+        if not values.size:
             return
         flat = values.astype(np.float64).reshape(len(values), fields, -1)
         mask = np.broadcast_to(valid[:, :, None], flat.shape)

@@ -31,8 +31,8 @@ from foretell.training.state import PATH as STATE
 from foretell.training.state import Progress, load_state, save_state
 
 COLLAPSED = 0.05
-PATIENCE = 3
-"""Records in a row with latents less spread than `COLLAPSED` that stop a run."""
+PATIENCE = 100
+"""Steps on end with latents less spread than `COLLAPSED` that stop a run: they begin close together, too."""
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 
@@ -126,7 +126,7 @@ class _Training:
         elif (out / checkpoint.WEIGHTS).exists():
             raise CheckpointError(f"{out / STATE}: the state to resume from expected, there is none")
         self.ranks.wait()
-        self.low = 0
+        self.low_since: int | None = None
         self.healthy = torch.ones((), dtype=torch.bool, device=ranks.device)
         self.forward = torch.compile(self.objective) if self.config.compile else self.objective
 
@@ -175,7 +175,7 @@ class _Training:
             halt = self.ranks.any(stopped.is_set())
             due = bool(config.checkpoint_steps) and done % config.checkpoint_steps == 0
             due = due or now - saved >= config.checkpoint_seconds
-            if self.ranks.first and (last or halt or (due and not self.low)):
+            if self.ranks.first and (last or halt or (due and self.low_since is None)):
                 self._require_finite(done)
                 self._save(progress)
                 saved = time.perf_counter()
@@ -237,8 +237,11 @@ class _Training:
         self._require_finite(step)
         objective = config.objective
         settled = step > objective.settle + objective.ramp + config.warmup
-        self.low = self.low + 1 if settled and spread < COLLAPSED else 0
-        if self.low >= PATIENCE:
+        if not (settled and spread < COLLAPSED):
+            self.low_since = None
+        elif self.low_since is None:
+            self.low_since = step
+        elif step - self.low_since >= PATIENCE:
             raise TrainingError(
                 f"{self.out}: the latents have collapsed: spread {spread:.3g} at step {step} where about 1 is healthy;"
                 f" raise sigreg (now {objective.sigreg:g}) or inverse (now {objective.inverse:g}), or lower"
