@@ -32,6 +32,15 @@ def store(tmp_path_factory) -> EpisodeStore:
     return write_store(tmp_path_factory.mktemp("data") / "store")
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As a process that is told OMP_NUM_THREADS=1: sums of two threads differ in their last bits from those of one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """Everything that training changes."""
     return read_tensors(run / "resume/state.safetensors")[0]
@@ -56,7 +65,9 @@ def test_a_run_holds_model_record_and_log(store, tmp_path):
     model = train(store, out, SMALL, on_step=lambda step, record: seen.append((step, record["loss"])))
     assert [s for s, _ in seen] == list(range(1, 9))
     loaded = load(out).model
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True))
+    trained, kept = model.state_dict(), loaded.state_dict()
+    assert trained.keys() == kept.keys()
+    assert all(torch.equal(trained[name], kept[name]) for name in kept)
     record = TrainRecord.read(out)
     assert record.finished
     assert sorted(record.training + record.held_out) == list(range(len(store)))
@@ -70,10 +81,13 @@ def test_a_run_holds_model_record_and_log(store, tmp_path):
 
 
 def test_it_learns(store, tmp_path):
-    train(store, tmp_path / "run", dataclasses.replace(SMALL, steps=150, log_steps=10))
+    train(store, tmp_path / "run", dataclasses.replace(SMALL, steps=150, learning_rate=0.01, log_steps=10))
     log = read_log(tmp_path / "run/log.jsonl")
-    assert log[-1]["inverse"] < 0.5 * log[0]["inverse"]
-    assert log[-1]["sigreg"] < log[0]["sigreg"]
+    last = {name: sum(r[name] for r in log[-4:]) / 4 for name in ("inverse", "sigreg", "spread")}
+    # Two actions of variance 1 make up a latent step: from their sum alone, half of each can be told.
+    assert last["inverse"] < 0.75 * log[0]["inverse"]
+    assert last["sigreg"] < 0.75 * log[0]["sigreg"]
+    assert last["spread"] > 0.5
 
 
 def test_the_seed_decides(store, tmp_path):
@@ -130,8 +144,8 @@ def test_killed_at_the_last_save_a_run_still_finishes(store, tmp_path):
 def test_what_is_resumed_must_be_what_was_begun(store, tmp_path):
     out = tmp_path / "run"
     train(store, out, SMALL)
-    with pytest.raises(SpecError, match=r"steps: 8 expected, got 9.*model\.latent: 8 expected, got 12"):
-        changed = dataclasses.replace(SMALL, steps=9, model=dataclasses.replace(SMALL.model, latent=12))
+    changed = dataclasses.replace(SMALL, steps=9, model=dataclasses.replace(SMALL.model, latent=12))
+    with pytest.raises(SpecError, match=r"model\.latent: 8 expected, got 12.*steps: 8 expected, got 9"):
         train(store, out, changed, resume=True)
     with pytest.raises(SpecError, match="with other episodes"):
         train(write_store(tmp_path / "other", episodes=5), out, SMALL, resume=True)
@@ -156,7 +170,7 @@ def test_damaged_state_is_refused(store, tmp_path, damage):
         state.unlink()
     else:
         shutil.copy(out / "model.safetensors", state)
-    with pytest.raises(CheckpointError, match="state.safetensors"):
+    with pytest.raises(CheckpointError, match=r"state\.safetensors"):
         train(store, out, dataclasses.replace(SMALL, steps=2), resume=True)
 
 
@@ -181,10 +195,12 @@ def test_collapse_stops_the_run(store, tmp_path):
     """With nothing that keeps latents apart, predicting is easiest where all are the same."""
     out = tmp_path / "run"
     config = with_objective(sigreg=0.0, inverse=0.0, settle=0, ramp=1)
-    config = dataclasses.replace(config, steps=3000, learning_rate=0.02, weight_decay=0.3, log_steps=10)
+    config = dataclasses.replace(config, steps=300, learning_rate=0.02, weight_decay=0.3, log_steps=10)
     with pytest.raises(TrainingError, match=r"collapsed.*raise sigreg \(now 0\)"):
         train(store, out, config)
-    assert read_log(out / "log.jsonl")[-1]["spread"] < 0.05
+    log = read_log(out / "log.jsonl")
+    assert log[-1]["spread"] < 0.05
+    assert 100 < log[-1]["step"] < 300
     load(out)
 
 
@@ -245,25 +261,20 @@ def test_settings_survive_json():
 
 SCRIPT = """
 import sys
-from tests.training.samples import SMALL
 from dataclasses import replace
+from tests.training.samples import SMALL
 from foretell.training import train
-store, out, steps, resume = sys.argv[1:]
-train(store, out, replace(SMALL, steps=int(steps), checkpoint_steps=5), resume=resume == "resume")
+train(*sys.argv[1:], replace(SMALL, steps=150, checkpoint_steps=5))
 """
-
-
-def start(*arguments: object) -> subprocess.Popen[bytes]:
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, *map(str, arguments)], env=environment, cwd=root)
 
 
 def test_kill_9_loses_no_more_than_the_steps_since_the_checkpoint(store, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = start(store.path, killed, 400, "begin")
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, store.path, killed], env=environment, cwd=root)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while time.monotonic() < until and process.poll() is None:
             if (killed / "train.json").exists() and TrainRecord.read(killed).steps >= 5:
                 break
@@ -271,10 +282,10 @@ def test_kill_9_loses_no_more_than_the_steps_since_the_checkpoint(store, tmp_pat
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    reached = TrainRecord.read(killed).steps
-    assert 5 <= reached < 400
+    assert 5 <= TrainRecord.read(killed).steps < 150
     assert load(killed).model.spec == store.spec
-    assert start(store.path, killed, 400, "resume").wait(120) == 0
-    assert start(store.path, whole, 400, "begin").wait(120) == 0
+    config = dataclasses.replace(SMALL, steps=150, checkpoint_steps=5)
+    train(store, killed, config, resume=True)
+    train(store, whole, config)
     assert same(whole, killed)
     assert curve(whole) == curve(killed)

@@ -167,9 +167,9 @@ class _Training:
                     "seconds": progress.seconds,
                 }
                 logged, logged_step = now, done
-                self._watch(record)
                 if log is not None:
                     log.write(record)
+                self._watch(record)
             if on_step is not None:
                 on_step(done, record)
             halt = self.ranks.any(stopped.is_set())

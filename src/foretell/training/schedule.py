@@ -19,15 +19,13 @@ def split(episodes: int, share: float, seed: int) -> tuple[list[int], list[int]]
     """Episodes to train on and to hold out, about `share` of them, by a hash of episode and seed.
 
     Episodes added later do not move the others. Where there are two episodes or more, both parts hold at
-    least one (unless share is 0). Raises DataError for a store without episodes.
+    least one (unless share is 0); a single one is trained on. Raises DataError for a store without episodes.
     """
     if not episodes:
         raise DataError("no episodes to train on")
     draws = [_draw(i, seed) for i in range(episodes)]
     order = sorted(range(episodes), key=draws.__getitem__)
-    count = sum(draw < share for draw in draws)
-    if share and episodes > 1:
-        count = min(max(count, 1), episodes - 1)
+    count = min(max(sum(draw < share for draw in draws), 1), episodes - 1) if share else 0
     return sorted(order[count:]), sorted(order[:count])
 
 
