@@ -96,6 +96,7 @@ class ActionSpec:
             assert self.safe is not None
             if len(self.safe) != count:
                 raise SpecError(f"actions: a safe action of {count} values expected, got {len(self.safe)}")
+            check_actions(self, np.array([self.safe]), "safe action")
 
     @property
     def size(self) -> int:
@@ -189,17 +190,19 @@ class Spec:
                 hz=float(data["hz"]),
                 quantities=tuple(_channel_from_json(c) for c in data.get("quantities", ())),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except SpecError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise SpecError(f"not a spec: {error!r}") from error
 
     def differences(self, other: Spec) -> list[str]:
         """What separates `other` from this spec, one phrase each; empty when they are the same."""
         found: list[str] = []
-        for kind in ("observations", "quantities"):
+        for kind, one in (("observations", "observation"), ("quantities", "quantity")):
             mine = {c.name: c for c in getattr(self, kind)}
             theirs = {c.name: c for c in getattr(other, kind)}
-            found += [f"{kind[:-1]} {n} is missing" for n in mine if n not in theirs]
-            found += [f"{kind[:-1]} {n} is unknown" for n in theirs if n not in mine]
+            found += [f"{one} {n} is missing" for n in mine if n not in theirs]
+            found += [f"{one} {n} is unknown" for n in theirs if n not in mine]
             for name in mine.keys() & theirs.keys():
                 for part in ("kind", "shape", "fields", "units"):
                     expected, came = getattr(mine[name], part), getattr(theirs[name], part)
@@ -249,7 +252,7 @@ class Episode:
 
     def __len__(self) -> int:
         """Number of steps observed, T + 1."""
-        return len(next(iter(self.observations.values())))
+        return len(next(iter(self.observations.values()), ()))
 
     def check(self, spec: Spec, where: str) -> None:
         """Raise SpecError, naming `where`, the channel, what was expected and what came, unless this fits `spec`."""
@@ -260,6 +263,10 @@ class Episode:
             _check_channel(channel, self.observations[channel.name], self.valid.get(channel.name), steps, where)
         for name in self.observations.keys() - {c.name for c in spec.channels}:
             raise SpecError(f"{where}: channel {name} is not in the spec")
+        for name in self.valid.keys() - {c.name for c in spec.channels}:
+            raise SpecError(f"{where}: the mask of channel {name}, which is not in the spec")
+        if not steps:
+            raise SpecError(f"{where}: at least one step expected, got none")
         expected = (steps - 1, spec.action.size)
         if self.actions.shape != expected:
             raise SpecError(
@@ -271,7 +278,10 @@ class Episode:
         if self.times is not None:
             if self.times.shape != (steps,):
                 raise SpecError(f"{where}: {steps} times expected, got shape {self.times.shape}")
-            if steps > 1 and not (np.diff(self.times.astype(np.float64)) >= 0).all():
+            if self.times.dtype.kind not in "fiu" or not np.isfinite(self.times).all():
+                raise SpecError(f"{where}: times must be finite numbers, got {self.times.dtype}")
+            # Compared in their own type: ticks beyond 2^53 differ by less than a float tells.
+            if not (self.times[1:] >= self.times[:-1]).all():
                 raise SpecError(f"{where}: times must not run backwards")
 
 
@@ -284,8 +294,7 @@ def check_actions(action: ActionSpec, values: NDArray[Any], where: str) -> None:
         slack = 1e-6 * max(1.0, *(abs(b) for b in (low, high) if math.isfinite(b)), 1.0)
         if column.size and (column.min() < low - slack or column.max() > high + slack):
             raise SpecError(
-                f"{where}: action {name} must be within [{low:g}, {high:g}],"
-                f" got [{column.min():g}, {column.max():g}]"
+                f"{where}: action {name} must be within [{low:g}, {high:g}], got [{column.min():g}, {column.max():g}]"
             )
 
 
@@ -314,6 +323,5 @@ def _check_channel(
         if not finite.all():
             step = int(np.argwhere(~finite)[0][0])
             raise SpecError(
-                f"{where}: channel {channel.name} holds NaN or infinity at step {step};"
-                " mark missing values in its mask"
+                f"{where}: channel {channel.name} holds NaN or infinity at step {step}; mark missing values in its mask"
             )
