@@ -176,6 +176,28 @@ class TestFromJson:
         else:
             assert Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [
+            (("observations", 0, "shape"), "453"),
+            (("observations", 0, "shape", 0), 4.5),
+            (("observations", 1, "shape", 0), True),
+            (("observations", 1, "fields", 0), 1),
+            (("observations", 1, "units", 0), None),
+            (("action", "names"), "ab"),
+            (("action", "low", 0), "-1"),
+            (("hz",), "fast"),
+        ],
+    )
+    def test_values_of_another_type_are_refused(self, path: tuple[Any, ...], value: Any) -> None:
+        content: Any = SPEC.to_json()
+        place = content
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        with pytest.raises(SpecError, match=r"^not a spec: [^\n]+$"):
+            Spec.from_json(content)
+
     @pytest.mark.parametrize("content", [{}, [], None, 3, "spec", {"observations": 3}])
     def test_what_is_no_spec_is_refused(self, content: Any) -> None:
         with pytest.raises(SpecError, match=r"^not a spec: "):

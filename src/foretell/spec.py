@@ -181,11 +181,11 @@ class Spec:
             return Spec(
                 observations=tuple(_channel_from_json(c) for c in data["observations"]),
                 action=ActionSpec(
-                    names=tuple(action["names"]),
-                    units=tuple(action["units"]),
-                    low=tuple(-math.inf if v is None else float(v) for v in action["low"]),
-                    high=tuple(math.inf if v is None else float(v) for v in action["high"]),
-                    safe=None if action.get("safe") is None else tuple(action["safe"]),
+                    names=_list(action["names"], str),
+                    units=_list(action["units"], str),
+                    low=tuple(-math.inf if v is None else v for v in _list(action["low"], int, float, type(None))),
+                    high=tuple(math.inf if v is None else v for v in _list(action["high"], int, float, type(None))),
+                    safe=None if action.get("safe") is None else _list(action["safe"], int, float),
                 ),
                 hz=float(data["hz"]),
                 quantities=tuple(_channel_from_json(c) for c in data.get("quantities", ())),
@@ -227,10 +227,16 @@ def _channel_from_json(data: Mapping[str, Any]) -> Channel:
     return Channel(
         name=data["name"],
         kind=data["kind"],
-        shape=tuple(data["shape"]),
-        fields=tuple(data.get("fields", ())),
-        units=tuple(data.get("units", ())),
+        shape=_list(data["shape"], int),
+        fields=_list(data.get("fields", []), str),
+        units=_list(data.get("units", []), str),
     )
+
+
+def _list(data: object, *types: type) -> tuple[Any, ...]:
+    if not isinstance(data, list) or not all(isinstance(v, types) and not isinstance(v, bool) for v in data):
+        raise TypeError(f"a list of {' or '.join(t.__name__ for t in types)} expected, got {data!r}")
+    return tuple(data)
 
 
 @dataclass(frozen=True, kw_only=True)
