@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt as stop:
+        if rank():
+            return 130
         return _fail(f"interrupted: {stop}" if stop.args else "interrupted", 130, wants_json)
     except BrokenPipeError:
         # Whoever read the output has gone; keep the interpreter from complaining when it flushes at exit.

@@ -45,6 +45,10 @@ class Train(Command):
     """Folder to write; it must not exist yet, unless to --resume."""
     resume: bool = False
     """Go on with the run at --out, given the same options; a finished one stays as it is."""
+    cache: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: .cache inside STORE)")] = (
+        None
+    )
+    """Folder for the decoded episodes, about as large as these are in memory."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
     def run(self, context: Context) -> dict[str, Any]:
@@ -62,6 +66,7 @@ class Train(Command):
                     replace(self.config, seed=context.seed),
                     resume=self.resume,
                     on_step=watch,
+                    cache=self.cache,
                 )
         except KeyboardInterrupt:
             if (self.out / RECORD).exists():

@@ -30,7 +30,8 @@ class Cache:
     values: by channel and for `action`, (rows, *shape): images uint8, the rest float32, missing values zero;
     an episode's row of `action` after its last action is zero. valid: (rows,) or (rows, F) bool, of channels that
     miss something. starts: (episodes,) the first row of each.
-    Raises DataError if it cannot be written or a file of the store is damaged.
+    Raises DataError if it cannot be written or a file of the store is damaged, SpecError if an episode does not
+    fit the store's spec.
     """
 
     def __init__(self, store: EpisodeStore, folder: Path | None = None) -> None:
@@ -46,7 +47,7 @@ class Cache:
                         _build(store, self.path, stale=folder is None)
         except OSError as error:
             raise DataError(
-                f"{parent}: the window cache cannot be written: {error.strerror or error}; choose another folder"
+                f"{parent}: the window cache cannot be written: {error.strerror or error}; choose another --cache"
             ) from error
         index = read_json(self.path / _INDEX)
         if index.get("version") != _VERSION:
@@ -97,7 +98,9 @@ def _fill(store: EpisodeStore, folder: Path) -> list[str]:
             for name in (channel.name, f"{channel.name}.valid")
         }
         files[ACTION] = stack.enter_context((folder / f"{ACTION}.bin").open("wb"))
-        for episode in store:
+        for number, episode in enumerate(store):
+            # The border that every value crosses on its way into a model, whoever wrote the store.
+            episode.check(store.spec, f"{store.path}: episode {number}")
             steps = len(episode)
             for channel in store.spec.channels:
                 values = episode.observations[channel.name]

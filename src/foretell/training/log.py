@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from foretell.errors import SpecError
+from foretell.episodes.table import write_whole
+from foretell.errors import DataError, SpecError
 from foretell.training.config import Tracker
 
 NAME = "log.jsonl"
@@ -32,23 +33,25 @@ class Log:
     """Appends to RUN/log.jsonl what a run says about a step, and to a tracker (a context manager).
 
     step: the last step that a resumed run keeps; records after it are dropped, for they come again.
-    Raises SpecError, with the command that installs it, if the tracker is not there.
+    Raises SpecError, with the command that installs it, if the tracker is not there, DataError if the log
+    cannot be written.
     """
 
     def __init__(self, run: Path, tracker: Tracker, settings: Mapping[str, Any], step: int = 0) -> None:
         self._tracker = _tracker(tracker, run, settings)
         path = run / NAME
         kept = [r for r in read_log(path) if r["step"] <= step]
-        temporary = path.with_name(NAME + ".tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), "utf-8")
-        temporary.replace(path)
+        write_whole(path, lambda temporary: temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), "utf-8"))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, float]) -> None:
         """Append one record; what is not finite becomes null."""
         plain = {k: v if math.isfinite(v) else None for k, v in record.items()}
-        self._file.write(json.dumps(plain) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(plain) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise DataError(f"{self._file.name}: cannot be written: {error.strerror or error}") from error
         if self._tracker is not None:
             self._tracker.write(record)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -80,6 +81,10 @@ def _check_out(out: Path, resume: bool) -> None:
         raise DataError(f"{out}: a run to resume expected, there is none; leave --resume out to begin one")
     if not resume and (out.exists() or out.is_symlink()):
         raise DataError(f"{out}: exists; choose another --out, or --resume to go on with that run")
+    # Before the work, not after it.
+    above = next((p for p in out.absolute().parents if p.exists()), Path("/"))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise DataError(f"{out}: cannot be made in {above}; choose another --out")
 
 
 def _begin(store: EpisodeStore, out: Path, config: TrainConfig, ranks: Ranks, resume: bool) -> TrainRecord:
@@ -134,7 +139,7 @@ class _Training:
         """Train to the end; returns the model in evaluation mode."""
         config = self.config
         if not self.ranks.first:
-            with _interruptible() as stopped:
+            with _interruptible(self.ranks.size) as stopped:
                 self._steps(on_step=None, log=None, stopped=stopped)
             return self.objective.model.eval()
         self.out.mkdir(parents=True, exist_ok=True)
@@ -143,7 +148,7 @@ class _Training:
             self._save(self.progress)
         with (
             Log(self.out, config.tracker, config.to_json(), self.progress.step) as log,
-            _interruptible() as stopped,
+            _interruptible(self.ranks.size) as stopped,
         ):
             self._steps(on_step, log, stopped)
         return self.objective.model.eval()
@@ -268,8 +273,11 @@ class _Training:
 
 
 @contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, so that a step is never cut in half; a second signal acts at once."""
+def _interruptible(ranks: int) -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that a step is never cut in half.
+
+    A second signal acts at once, but not under torchrun: it passes on what the terminal has sent already.
+    """
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
@@ -278,7 +286,8 @@ def _interruptible() -> Iterator[threading.Event]:
 
     def stop(number: int, _: object) -> None:
         stopped.set()
-        signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
+        if ranks == 1:
+            signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
 
     for number in before:
         signal.signal(number, stop)

@@ -91,7 +91,9 @@ class TrainRecord:
             data = dict(read_json(path))
             written = data.pop("format", FORMAT)
             if written != FORMAT:
-                raise CheckpointError(f"{path}: format {FORMAT} expected, got {written!r}, of a newer foretell; upgrade")
+                raise CheckpointError(
+                    f"{path}: format {FORMAT} expected, got {written!r}, of a newer foretell; upgrade"
+                )
             for derived in ("finished", "frames_per_second", "seed"):
                 data.pop(derived, None)
             return TrainRecord(**{**data, "config": TrainConfig.from_json(data["config"])})
