@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.training.samples import write_store
 
+from foretell.cli.main import main
 from foretell.errors import SpecError
 from foretell.model.checkpoint import load
 from foretell.training import TrainRecord
@@ -26,22 +27,22 @@ SMALL = {
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def trained(store, out, *launcher):
-    """What a training in processes of its own prints on standard output and on standard error."""
-    settings = [str(part) for name, value in SMALL.items() for part in (f"--{name}", value)]
-    command = [sys.executable, *launcher, "-m", "foretell", "train", store, "--out", out, "--json", *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """SIGReg and the variance are those of the global batch, and masks have gaps: halves of it differ."""
     store = write_store(tmp_path / "store", gaps=True).path
-    printed, said = trained(store, tmp_path / "two", *LAUNCHER)
-    trained(store, tmp_path / "one")
+    settings = [str(part) for name, value in SMALL.items() for part in (f"--{name}", value)]
+    command = ["foretell", "train", str(store), *settings, "--threads", "1", "--json", "--out"]
+    done = subprocess.run(
+        [sys.executable, *LAUNCHER, "-m", *command, tmp_path / "two"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert main([*command[1:], str(tmp_path / "one")]) == 0
     one, two = (read_log(tmp_path / name / "log.jsonl") for name in ("one", "two"))
     assert len(one) == 6
     for mine, theirs in zip(one, two, strict=True):
@@ -53,9 +54,9 @@ def test_two_processes_train_as_one(tmp_path):
         if name.startswith(("mean_", "scale_")):
             assert torch.equal(second[name], value), name
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
-    result = json.loads(printed)
+    result = json.loads(done.stdout)
     assert (result["ranks"], result["steps"]) == (2, 6)
-    assert "foretell:" not in said
+    assert "foretell:" not in done.stderr
     assert TrainRecord.read(tmp_path / "two").ranks == 2
 
 

@@ -234,7 +234,7 @@ def test_low_precision_stays_close(store, tmp_path):
         ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),
         ({"holdout": 1.0}, r"holdout must be in \[0, 1\)"),
         ({"precision": "float16"}, "precision must be one of"),
-        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"device": "abacus"}, "device 'abacus': auto, cpu, cuda"),
     ],
 )
 def test_settings_out_of_range_are_refused(store, tmp_path, change, match):

@@ -168,6 +168,7 @@ def usage_error(boxed: str) -> str:
         (r"Error parsing (\S+): invalid literal for int\(\) with base 10: ", r"\1: a whole number expected, got "),
         (r"Error parsing (\S+): could not convert string to float: ", r"\1: a number expected, got "),
         (r"^invalid choice (.+) for argument '(\S+)'\. Expected one of \((.*)\)\.", r"\2: one of \3 expected, got \1"),
+        (r"^Error parsing \S+: (?=\w+: )", ""),
         (r"Unrecognized options", "unknown options"),
         (r"Perhaps you meant: ", "did you mean "),
     ):

@@ -100,7 +100,8 @@ def _decode_any(data: bytes | memoryview, shape: tuple[int, ...], where: str) ->
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{where}: damaged image ({error})") from error
+        reason = "of no known kind" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(f"{where}: damaged image ({reason})") from error
 
 
 def _strategy(rows: NDArray[np.uint8]) -> int:

@@ -302,7 +302,12 @@ class EpisodeStore:
             with reading(self.path):
                 column = pc.struct_field(column, "bytes")
         array = column.combine_chunks()
-        if not (pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)) or array.null_count:
+        if not (pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)):
             raise DataError(f"{where}: the bytes of one image per step expected in {stream.key}, got {array.type}")
+        if array.null_count:
+            step = int(np.flatnonzero(array.is_null())[0])
+            raise DataError(
+                f"{where}: the bytes of one image per step expected in {stream.key}, got none at step {step}"
+            )
         encoded = [memoryview(array[int(step)].as_buffer()) for step in steps]
         return decode_images(encoded, channel.shape, lambda k: f"{where}: step {steps[k]}")

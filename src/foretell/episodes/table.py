@@ -36,6 +36,9 @@ def from_arrow(column: pa.ChunkedArray, shape: tuple[int, ...], where: str) -> N
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
     rows = len(array)
     while pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type) or pa.types.is_large_list(array.type):
+        if array.null_count:
+            row = int(np.flatnonzero(array.is_null())[0])
+            raise DataError(f"{where}: {shape} numbers expected in each row, got none in row {row}")
         array = array.flatten()
     values = array.to_numpy(zero_copy_only=False)
     if values.size != rows * int(np.prod(shape)) or values.dtype.kind not in "fiub":
