@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tests.end_to_end.runs import trained
+from tests.training.samples import write_store
 
 from foretell.cli.main import main
 from foretell.cli.summary import Ranges
@@ -142,8 +144,27 @@ def test_a_run_is_described_without_loading_it(tmp_path: Path, capsys: pytest.Ca
     assert found["logs"]["log.jsonl"]["last"] == {"step": 2, "loss": 1.5}
     assert main(["info", str(path)]) == 0
     out = capsys.readouterr().out
-    for part in ("17 values in 2 tensors", "model.latent", "8 x 8 x 3", "level [m]", "loss=1.5"):
+    for part in ("17 values in 2 tensors", "model.latent", "8 x 8 x 3", "level [m]", "loss 1.5"):
         assert part in out
+
+
+def test_a_run_says_how_it_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = trained(write_store(tmp_path / "store").path, tmp_path / "run", seed=5)
+    capsys.readouterr()
+    assert main(["info", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["training"]
+    assert (found["training_episodes"], found["held_out_episodes"], found["finished"]) == (5, 1, True)
+    assert found["config"]["seed"] == 5
+    assert found["store"] == str(tmp_path / "store")
+    assert main(["info", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "trained 4 of 4 steps in " in out
+    assert f"on 5 episodes of {tmp_path / 'store'}, 1 held out" in out
+    for part in ("objective.sigreg", "machine.torch", "fingerprint", "float32"):
+        assert part in out
+    (path / "train.json").write_text('{"training": 3}')
+    assert main(["info", str(path)]) == 2
+    assert "train.json: damaged or not of foretell" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

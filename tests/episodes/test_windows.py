@@ -184,7 +184,7 @@ def test_the_cache_is_built_once_anew_when_stale_and_refused_when_damaged(tmp_pa
     with pytest.raises(DataError, match="remove"):
         Windows(EpisodeStore(path), length=2, cache=folder)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="choose another folder"):
+    with pytest.raises(DataError, match="choose another --cache"):
         Windows(EpisodeStore(path), length=2, cache=tmp_path / "file")
     assert not list(folder.glob(".building*"))
 

@@ -21,7 +21,7 @@ from foretell.training.log import read_log
 SMALL = {
     **{"model.latent": 8, "model.block": 2, "model.stem": 4, "model.features": 16, "model.width": 16, "model.depth": 1},
     **{"objective.variance": 0.1, "objective.covariance": 0.1, "objective.settle": 2, "objective.ramp": 3},
-    **{"steps": 6, "batch": 16, "length": 3, "warmup": 2, "log-steps": 1, "seed": 3},
+    **{"steps": 10, "batch": 16, "length": 3, "warmup": 2, "learning-rate": 0.01, "log-steps": 1, "seed": 3},
     **{"precision": "float32", "device": "cpu"},
 }
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -29,7 +29,7 @@ LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
-    """SIGReg and the variance are those of the global batch, and masks have gaps: halves of it differ."""
+    """SIGReg and the variance are those of the global batch: those of its halves are percents away."""
     store = write_store(tmp_path / "store", gaps=True).path
     settings = [str(part) for name, value in SMALL.items() for part in (f"--{name}", value)]
     command = ["foretell", "train", str(store), *settings, "--threads", "1", "--json", "--out"]
@@ -44,18 +44,18 @@ def test_two_processes_train_as_one(tmp_path):
     assert done.returncode == 0, done.stderr
     assert main([*command[1:], str(tmp_path / "one")]) == 0
     one, two = (read_log(tmp_path / name / "log.jsonl") for name in ("one", "two"))
-    assert len(one) == 6
+    assert len(one) == 10
     for mine, theirs in zip(one, two, strict=True):
         terms = mine.keys() - {"seconds", "frames_per_second"}
         assert {"sigreg", "variance", "covariance", "inverse", "prediction", "spread"} <= terms
-        assert {k: theirs[k] for k in terms} == pytest.approx({k: mine[k] for k in terms}, rel=1e-3, abs=1e-6)
+        assert {k: theirs[k] for k in terms} == pytest.approx({k: mine[k] for k in terms}, rel=1e-4, abs=1e-6)
     first, second = (load(tmp_path / name).model.state_dict() for name in ("one", "two"))
     for name, value in first.items():
         if name.startswith(("mean_", "scale_")):
             assert torch.equal(second[name], value), name
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
     result = json.loads(done.stdout)
-    assert (result["ranks"], result["steps"]) == (2, 6)
+    assert (result["ranks"], result["steps"]) == (2, 10)
     assert "foretell:" not in done.stderr
     assert TrainRecord.read(tmp_path / "two").ranks == 2
 

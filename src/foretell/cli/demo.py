@@ -27,7 +27,7 @@ class Demo(Command):
       foretell demo --out runs/other --seed 1
     """
 
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/demo")
+    out: Annotated[Path, tyro.conf.arg(metavar="TO")] = Path("runs/demo")
     """Folder to write."""
 
     def run(self, context: Context) -> dict[str, Any]:
