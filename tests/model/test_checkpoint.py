@@ -337,7 +337,7 @@ print(sorted(found))
 
 def test_a_kill_at_any_moment_leaves_a_checkpoint_that_loads(tmp_path: Path) -> None:
     """Killed at 24 moments spread over what four saves take, each time one whole model is there."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
         [sys.executable, "-c", KILLS, str(tmp_path)], env=environment, cwd=ROOT, capture_output=True, text=True
     )

@@ -55,7 +55,7 @@ def terms(share: slice) -> dict[str, Tensor]:
 
 
 def test_two_ranks_are_one_process(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-W", "error::FutureWarning", "-c", RANK, str(rank), str(tmp_path)],
