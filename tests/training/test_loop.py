@@ -134,7 +134,7 @@ def test_killed_at_the_last_save_a_run_still_finishes(store, tmp_path):
     out = tmp_path / "run"
     train(store, out, SMALL)
     note = json.loads((out / "train.json").read_text())
-    (out / "train.json").write_text(json.dumps(note | {"steps": 4}))
+    (out / "train.json").write_text(json.dumps(note | {"steps": 4, "finished": False}))
     (out / "model.safetensors").unlink()
     train(store, out, SMALL, resume=True)
     assert TrainRecord.read(out).finished
@@ -160,7 +160,7 @@ def test_damaged_state_is_refused(store, tmp_path, damage):
     out = tmp_path / "run"
     train(store, out, dataclasses.replace(SMALL, steps=2))
     note = json.loads((out / "train.json").read_text())
-    (out / "train.json").write_text(json.dumps(note | {"steps": 1}))
+    (out / "train.json").write_text(json.dumps(note | {"steps": 1, "finished": False}))
     state = out / "resume/state.safetensors"
     if damage == "truncated":
         state.write_bytes(state.read_bytes()[:-50])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import tyro
 from rich.console import Console
@@ -15,8 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from foretell.cli.command import Command, Context
-from foretell.model.world_model import ModelConfig
-from foretell.objective.objective import ObjectiveConfig
 from foretell.training.config import TrainConfig
 
 _APART = ("step", "learning_rate", "frames_per_second", "seconds", "gradient")
@@ -37,7 +35,9 @@ class Train(Command):
       torchrun --nproc-per-node 2 -m foretell train data/rooms --out runs/rooms
     """
 
-    settings: ClassVar[tuple[type, ...]] = (ModelConfig, ObjectiveConfig)
+    settings: ClassVar[tuple[type, ...]] = tuple(
+        kind for kind in get_type_hints(TrainConfig).values() if isinstance(kind, type) and is_dataclass(kind)
+    )
 
     store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
     """The episodes: a folder that `foretell record` or `foretell import` wrote, or a LeRobot v3 folder."""
