@@ -15,15 +15,18 @@ _PREPOSITIONS = ("of ", "with ", "for ", "between ")
 
 
 def registry(*classes: type) -> ConstructorRegistry:
-    """What tells tyro how options are made of these dataclasses; of others, tyro's own way holds."""
+    """What tells tyro how options are made of these dataclasses.
+
+    Of others, and of those whose fields each have a docstring of their own, tyro makes them.
+    """
     made = ConstructorRegistry()
 
     @made.struct_rule
     def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-        if info.type not in classes:
-            return None
         settings: Any = info.type
-        types, said = typing.get_type_hints(settings, include_extras=True), phrases(settings)
+        if settings not in classes or not (said := phrases(settings)):
+            return None
+        types = typing.get_type_hints(settings, include_extras=True)
         given = info.default if isinstance(info.default, settings) else settings()
         # A flag that is on by default could only be turned off, by an option whose help says what it is for.
         switch = Annotated[bool, tyro.conf.FlagConversionOff]
