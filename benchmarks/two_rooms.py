@@ -6,23 +6,20 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from benchmarks.result import Options, Row, median_interval, run
 from foretell.evaluation.demo import DEMO
-from foretell.evaluation.experiment import Experiment, Finished, run_experiment
+from foretell.evaluation.experiment import Experiment, Finished, Silent, run_experiment
 from foretell.evaluation.intervals import wilson
 from foretell.evaluation.suite import EvaluationConfig
 from foretell.planning import CEM, ControllerConfig
 from foretell.training import TrainConfig
-
-T = TypeVar("T")
 
 RANDOM = Experiment(
     world="two_rooms",
@@ -88,7 +85,7 @@ def throughput(options: Options) -> Iterator[Row]:
     yield Row(
         id="training.frames_per_second",
         value=done.frames_per_second,
-        n=done.frames,
+        n=1,
         seeds=(0,),
         unit="frames/s",
         baselines={"training_seconds": done.seconds["train"], "parameters": float(done.parameters)},
@@ -142,16 +139,12 @@ def _measured(settings: Experiment, seed: int, options: Options) -> Finished:
         return run_experiment(settings, Path(folder), seed=seed, listener=_Lines())
 
 
-class _Lines:
+class _Lines(Silent):
     """A line on standard error for every stage."""
 
     def say(self, what: str) -> None:
         """Print it."""
         print(f"  {what}", file=sys.stderr, flush=True)
-
-    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        """The items."""
-        return iter(items)
 
 
 if __name__ == "__main__":

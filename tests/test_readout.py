@@ -13,8 +13,9 @@ from tests.evaluation.points import SPEC, Points, exact, recorded
 from foretell.episodes.record import record
 from foretell.episodes.store import EpisodeStore
 from foretell.errors import DataError, SpecError
+from foretell.model.latents import encode_episodes
 from foretell.model.readout import Readout
-from foretell.readout import channel_values, encode_episodes, fit_readout
+from foretell.readout import channel_values, fit_readout
 from foretell.spec import Episode
 
 

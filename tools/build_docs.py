@@ -89,6 +89,9 @@ def write_pages(out: Path) -> None:
                 (out / "images").mkdir(exist_ok=True)
                 (out / "images" / file.name).write_bytes(file.read_bytes())
                 return f'{match.group(1)}="images/{file.name}"'
+            if file.is_file() and file.is_relative_to(ROOT):
+                (out / file.name).write_bytes(file.read_bytes())
+                return f'{match.group(1)}="{file.name}"'
             return match.group(0)
 
         body = re.sub(r'(href|src)="([^"]*)"', relink, body)

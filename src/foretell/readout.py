@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foretell.episodes.cache import Cache
 from foretell.episodes.store import EpisodeStore
 from foretell.errors import DataError, SpecError
+from foretell.model.latents import encode_episodes
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
-
-_AT_ONCE = 256
-
-
-def encode_episodes(
-    model: WorldModel, store: EpisodeStore, episodes: Sequence[int], *, stride: int = 1
-) -> list[Tensor]:
-    """Frozen latents of every `stride`-th step of the given episodes, on the CPU: (steps, N, D) each.
-
-    Raises SpecError where the store's spec is not the model's.
-    """
-    if stride < 1:
-        raise SpecError(f"latents: a stride of at least 1 expected, got {stride}")
-    model.spec.require(store.spec, str(store.path))
-    cache = Cache(store)
-    rows = [cache.starts[i] + np.arange(0, store.lengths[i], stride) for i in episodes]
-    if not rows:
-        return []
-    flat = np.concatenate(rows)
-    names = [c.name for c in model.spec.observations]
-    parts = []
-    with _frozen(model):
-        for first in range(0, len(flat), _AT_ONCE):
-            at = flat[first : first + _AT_ONCE]
-            seen = {n: torch.from_numpy(cache.values[n][at])[:, None].to(model.device) for n in names}
-            valid = {
-                n: torch.from_numpy(cache.valid[n][at])[:, None].to(model.device) for n in names if n in cache.valid
-            }
-            parts.append(model.encode(seen, valid)[:, 0].float().cpu())
-    return list(torch.split(torch.cat(parts), [len(r) for r in rows]))
 
 
 def channel_values(store: EpisodeStore, channel: str, episodes: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
@@ -111,15 +80,3 @@ def fit_readout(
         optimiser.step()
         schedule.step()
     return readout.eval().requires_grad_(False).to(model.device)
-
-
-@contextmanager
-def _frozen(model: WorldModel) -> Iterator[None]:
-    """The model as it is used, without gradients; as it was afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from tests.training.samples import write_store
 
 from foretell.cli import train as module
 from foretell.cli.main import main
-from foretell.cli.settings import phrases
 from foretell.cli.train import figures, watching
 from foretell.model.checkpoint import read_tensors
 from foretell.training import TrainConfig, TrainRecord
@@ -78,30 +76,6 @@ def test_the_help_of_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         assert f" {option} " in text
         # After the option and its kind comes a word of help, not the default at once.
         assert not re.search(rf" {re.escape(option)} (?:[A-Z]+ |\{{\S+\}} )?\(default", text), option
-
-
-def test_what_a_docstring_says_of_fields() -> None:
-    @dataclass
-    class Sizes:
-        """Sizes of a thing. wide: how wide. high, deep: of the `thing`; not: this. rest: with `odd` ends.
-
-        Raises SpecError: never.
-        """
-
-        wide: int = 1
-        high: int = 1
-        deep: int = 1
-        rest: int = 1
-        odd: int = 1
-        silent: int = 1
-
-    assert phrases(Sizes) == {
-        "wide": "How wide.",
-        "high": "High of the thing; not: this.",
-        "deep": "Deep of the thing; not: this.",
-        "rest": "Rest with odd ends. Raises SpecError: never.",
-        "odd": "Rest with odd ends. Raises SpecError: never.",
-    }
 
 
 def interrupt(console: Console, steps: int) -> Callable[[int, Mapping[str, float]], None]:

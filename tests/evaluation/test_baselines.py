@@ -10,7 +10,7 @@ from tests.evaluation.points import SPEC, STEP, PointTask, exact, recorded
 
 from foretell.evaluation.baselines import RandomActions, fit_inverse_dynamics
 from foretell.evaluation.protocols import run_policy
-from foretell.readout import encode_episodes
+from foretell.model.latents import encode_episodes
 
 
 def test_inverse_dynamics_learns_to_head_for_the_goal(tmp_path: Path) -> None:

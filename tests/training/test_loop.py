@@ -256,7 +256,7 @@ def test_settings_survive_json():
         TrainConfig.from_json({**config.to_json(), "colour": 1})
     assert config.differences(SMALL) == ["objective.ema: 0.5 expected, got 0.0"]
     assert SMALL.differences(dataclasses.replace(SMALL, log_steps=3)) == []
-    assert TrainConfig(objective=ObjectiveConfig(paired=False), batch=3).group == 1
+    assert TrainConfig(objective=ObjectiveConfig(spread="state"), batch=3).group == 1
 
 
 SCRIPT = """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
@@ -54,12 +54,7 @@ class Context:
 
 
 class Command(ABC):
-    """One verb of the command line. Subclasses are frozen, keyword-only dataclasses.
-
-    settings: configuration classes among the options whose docstrings say what each of their fields is for.
-    """
-
-    settings: ClassVar[tuple[type, ...]] = ()
+    """One verb of the command line. Subclasses are frozen, keyword-only dataclasses."""
 
     @abstractmethod
     def run(self, context: Context) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,6 +13,8 @@ from rich.console import Console
 
 from foretell.cli.command import Command, Context
 from foretell.cli.evaluate import figures
+from foretell.cli.train import watching
+from foretell.training.loop import OnStep
 
 T = TypeVar("T")
 
@@ -67,3 +70,7 @@ class _Listener:
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         """A progress bar."""
         return self.context.track(items, what, total)
+
+    def training(self, steps: int) -> AbstractContextManager[OnStep | None]:
+        """A progress bar with the losses."""
+        return watching(self.context.console, steps)

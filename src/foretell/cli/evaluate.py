@@ -51,10 +51,12 @@ class Evaluate(Command):
     def run(self, context: Context) -> dict[str, Any]:
         """Evaluate; returns what evaluation.json holds."""
         from foretell.evaluation.imagination import imagined_rollouts
-        from foretell.evaluation.pages import read_log, report
+        from foretell.evaluation.pages import report
         from foretell.evaluation.report import write_json, write_report
         from foretell.evaluation.runs import open_run
         from foretell.evaluation.suite import EvaluationConfig, evaluate, readout_for
+        from foretell.training.log import NAME as LOG
+        from foretell.training.log import read_log
 
         def say(what: str) -> None:
             context.console.print(what)
@@ -77,7 +79,7 @@ class Evaluate(Command):
                 found.model, recorded, made.planning.traces, made.planning.solved[: config.keep].tolist(), readout
             ),
             block=found.model.config.block,
-            log=read_log(self.run_folder / "log.jsonl"),
+            log=read_log(self.run_folder / LOG),
             stages=made.seconds,
             facts={"Run": {"folder": self.run_folder, "seed": context.seed, "threads": context.threads}},
         )

@@ -28,7 +28,6 @@ from rich.console import Console
 from foretell import __version__
 from foretell.cli.command import Command, Context, Shared
 from foretell.cli.console import print_json, rank
-from foretell.cli.settings import registry
 from foretell.cli.threads import default_threads, set_threads
 from foretell.errors import ForetellError
 
@@ -132,7 +131,6 @@ def _parse(name: str, arguments: list[str]) -> tuple[Command, Shared] | None:
                 description="",
                 args=arguments,
                 config=(tyro.conf.FlagCreatePairsOff,),
-                registry=registry(*command.settings),
             )
     except SystemExit as stop:
         if not stop.code:

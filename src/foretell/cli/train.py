@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_type_hints
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -34,10 +34,6 @@ class Train(Command):
       foretell train data/rooms --out runs/rooms --resume
       torchrun --nproc-per-node 2 -m foretell train data/rooms --out runs/rooms
     """
-
-    settings: ClassVar[tuple[type, ...]] = tuple(
-        kind for kind in get_type_hints(TrainConfig).values() if isinstance(kind, type) and is_dataclass(kind)
-    )
 
     store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
     """The episodes: a folder that `foretell record` or `foretell import` wrote, or a LeRobot v3 folder."""

@@ -14,11 +14,13 @@ from foretell.episodes.table import read_json
 from foretell.errors import DataError
 from foretell.evaluation.experiment import RUN, Experiment, Finished, Listener, run_experiment
 from foretell.evaluation.imagination import imagined_rollouts
-from foretell.evaluation.pages import read_log, report
+from foretell.evaluation.pages import report
 from foretell.evaluation.report import write_json, write_report
 from foretell.evaluation.report_parts import Headline
 from foretell.evaluation.suite import EvaluationConfig
 from foretell.training import TrainConfig
+from foretell.training.log import NAME as LOG
+from foretell.training.log import read_log
 
 DEMO = Experiment(
     world="two_rooms",
@@ -106,7 +108,7 @@ def _page(done: Finished, out: Path, seed: int) -> Any:
         command=f"foretell demo --seed {seed}",
         rollouts=rollouts,
         block=done.model.config.block,
-        log=read_log(out / RUN / "log.jsonl"),
+        log=read_log(out / RUN / LOG),
         calibration=done.calibration,
         training=Headline(
             label="Training",

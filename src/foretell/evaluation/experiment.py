@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,6 +21,7 @@ from foretell.model.checkpoint import save
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
 from foretell.training import TrainConfig, train
+from foretell.training.loop import OnStep
 from foretell.worlds import World
 
 T = TypeVar("T")
@@ -37,6 +39,10 @@ class Listener(Protocol):
         """The items, one by one, with their progress."""
         ...
 
+    def training(self, steps: int) -> AbstractContextManager[OnStep | None]:
+        """What is called after each of so many training steps."""
+        ...
+
 
 class Silent:
     """Listens and shows nothing."""
@@ -47,6 +53,10 @@ class Silent:
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         """The items."""
         return iter(items)
+
+    def training(self, steps: int) -> AbstractContextManager[OnStep | None]:
+        """Nothing."""
+        return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +76,11 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """What an experiment made. seconds: of record, train, calibrate, evaluate and in total."""
+    """What an experiment made.
+
+    frames_per_second: observations that went through the encoder, a second of its training. seconds: of record,
+    train (the temporal distance included), calibrate, evaluate and in total.
+    """
 
     world: World
     model: WorldModel
@@ -74,13 +88,8 @@ class Finished:
     readout: Readout | None
     calibration: dict[str, Any] | None
     evaluation: Evaluation
-    frames: int
+    frames_per_second: float
     seconds: dict[str, float]
-
-    @property
-    def frames_per_second(self) -> float:
-        """Observations that went through the encoder in training, a second of training as a whole."""
-        return self.frames / self.seconds["train"]
 
     @property
     def parameters(self) -> int:
@@ -109,7 +118,8 @@ def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: L
     lap("record")
     training = replace(settings.training, seed=seed)
     listener.say(f"training, {training.steps:,} steps")
-    train(EpisodeStore(folder / EPISODES), folder / RUN, training)
+    with listener.training(training.steps) as on_step:
+        train(EpisodeStore(folder / EPISODES), folder / RUN, training, on_step=on_step)
     lap("train")
     listener.say("calibrating on held-out episodes")
     run = open_run(folder / RUN)
@@ -142,6 +152,6 @@ def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: L
         readout=readout,
         calibration=calibration,
         evaluation=measured,
-        frames=training.steps * training.batch * training.length,
+        frames_per_second=run.note.frames_per_second,
         seconds=seconds,
     )

@@ -15,9 +15,10 @@ from torch import Tensor
 from foretell.episodes.store import EpisodeStore
 from foretell.errors import DataError, SpecError
 from foretell.evaluation.intervals import bootstrap
+from foretell.model.latents import encode_episodes
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
-from foretell.readout import channel_values, encode_episodes
+from foretell.readout import channel_values
 
 Array = NDArray[np.float64]
 _AT_ONCE = 512

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foretell.errors import DataError
 from foretell.evaluation.imagination import READING
 from foretell.evaluation.machine import describe_machine, describe_versions
 from foretell.evaluation.report_parts import (
@@ -34,26 +31,7 @@ FLOORS = {
     "straight": "straight at the goal",
     "inverse_dynamics": "inverse dynamics, same episodes",
 }
-_TERMS = ("prediction", "sigreg", "constant", "inverse", "straight", "variance", "covariance")
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The whole records of a training log (JSON lines); a killed run may have left half a line at its end."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: a training log expected: {error}") from error
-    found = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict) and "step" in record:
-            found.append(record)
-    return found
+_TERMS = ("prediction", "sigreg", "context", "inverse", "straight", "variance", "covariance")
 
 
 def report(

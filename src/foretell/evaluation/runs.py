@@ -14,8 +14,8 @@ from foretell.episodes.store import EpisodeStore
 from foretell.errors import DataError
 from foretell.evaluation.suite import Recorded
 from foretell.model.checkpoint import load
+from foretell.model.latents import encode_episodes
 from foretell.model.world_model import WorldModel
-from foretell.readout import encode_episodes
 from foretell.training import TrainRecord
 from foretell.worlds import World
 

@@ -19,7 +19,7 @@ from foretell.evaluation.protocols import Outcome, replan_times, run_controller,
 from foretell.model.distance import TemporalDistance
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
-from foretell.planning import CEM, Controller, ControllerConfig, Planner, squared_distance
+from foretell.planning import ICEM, Controller, ControllerConfig, Planner, squared_distance
 from foretell.readout import fit_readout
 from foretell.worlds import World
 
@@ -39,7 +39,7 @@ class EvaluationConfig:
     episodes: int = 100
     seed: int = 0
     task: Mapping[str, Any] = field(default_factory=dict)
-    planner: Planner = CEM()  # noqa: RUF009 - frozen
+    planner: Planner = ICEM(samples=64, iterations=3, elites=8)  # noqa: RUF009 - frozen
     controller: ControllerConfig = ControllerConfig()  # noqa: RUF009 - frozen
     keep: int = 8
     horizon: int = 50

@@ -15,16 +15,17 @@ from foretell.model.predictor import ResidualBlock
 
 @dataclass(frozen=True, kw_only=True)
 class DistanceConfig:
-    """latent: N * D values looked at. width, depth: of the embedding. groups, size: maxima averaged, and over how many.
+    """Sizes of a temporal distance.
 
-    scale: latent steps that an embedded difference of 1 stands for.
+    latent: N * D values looked at. width, depth: of the embedding. groups, size: maxima averaged, and over how
+    many differences each. scale: latent steps that an embedded difference of 1 stands for.
     """
 
     latent: int
-    width: int = 256
+    width: int = 128
     depth: int = 2
-    groups: int = 16
-    size: int = 16
+    groups: int = 8
+    size: int = 8
     scale: float = 4.0
 
     def __post_init__(self) -> None:
@@ -58,7 +59,8 @@ class TemporalDistance(nn.Module):
     def embedding(self, latents: Tensor) -> Tensor:
         """(..., N, D) -> (..., groups, size)."""
         c = self.config
-        return torch.as_tensor(self.embed(latents.flatten(-2))).unflatten(-1, (c.groups, c.size))
+        flat = torch.as_tensor(self.embed(latents.flatten(-2)))
+        return flat.view(*flat.shape[:-1], c.groups, c.size)
 
     def between(self, start: Tensor, end: Tensor) -> Tensor:
         """Latent steps from embedding to embedding, (..., groups, size) twice -> (...)."""

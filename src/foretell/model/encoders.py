@@ -18,12 +18,16 @@ class ImageEncoder(nn.Module):
         super().__init__()
         height, breadth, colours = shape
         rims = [2 if n % 4 else 0 for n in (height, breadth)]
-        layers: list[nn.Module] = [nn.Conv2d(colours, stem, 4, 4, (rims[0], rims[1])), nn.GroupNorm(1, stem), nn.GELU()]
+        layers: list[nn.Module] = [
+            nn.Conv2d(colours, stem, 4, 4, (rims[0], rims[1])),
+            nn.GroupNorm(1, stem),
+            nn.ReLU(inplace=True),
+        ]
         channels = stem
         height, breadth = (_after(n, 4, 4, rim) for n, rim in zip((height, breadth), rims, strict=True))
         while max(height, breadth) > 4:
             wider = min(2 * channels, 8 * stem)
-            layers += [nn.Conv2d(channels, wider, 3, 2, 1), nn.GroupNorm(1, wider), nn.GELU()]
+            layers += [nn.Conv2d(channels, wider, 3, 2, 1), nn.GroupNorm(1, wider), nn.ReLU(inplace=True)]
             channels = wider
             height, breadth = (_after(n, 3, 2, 1) for n in (height, breadth))
         self.convolutions = nn.Sequential(*layers)

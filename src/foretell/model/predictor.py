@@ -22,7 +22,8 @@ class ResidualBlock(nn.Module):
 class Predictor(nn.Module):
     """next = last + f(history of latents, actions, presence), a residual perceptron.
 
-    latent: N * D values, the last `context` of which the prediction leaves as they are. action: values per latent step (block * A). history: latents looked at, H.
+    latent: N * D values, the last `context` of which the prediction leaves as they are. action: values per latent
+    step (block * A). history: latents looked at, H.
     """
 
     def __init__(self, latent: int, context: int, action: int, history: int, width: int, depth: int) -> None:

@@ -18,22 +18,25 @@ from foretell.spec import Spec
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes of a world model.
-
-    latent: width D of the compact state. context: how many of these, the last ones, hold what stays
-    constant within an episode; predictions leave them as they are. block: raw steps between two latent steps.
-    history: latents the predictor looks at. stem: channels of the first convolution.
-    features: width of each channel's features. width, depth: of the predictor.
-    """
+    """Sizes of a world model. Raises SpecError for values out of range."""
 
     latent: int = 64
+    """Width D of the compact state."""
     context: int = 0
+    """How many of these, the last ones, hold what stays constant within an episode; predictions leave them as they
+    are."""
     block: int = 4
+    """Raw steps between two latent steps."""
     history: int = 1
+    """Latents that the predictor looks at."""
     stem: int = 16
+    """Channels of the first convolution."""
     features: int = 256
+    """Width of each channel's features."""
     width: int = 256
+    """Width of the predictor."""
     depth: int = 2
+    """Residual blocks of the predictor."""
 
     def __post_init__(self) -> None:
         for name in ("latent", "block", "history", "stem", "features", "width", "depth"):
@@ -135,7 +138,8 @@ class WorldModel(nn.Module):
     def _normalise(self, name: str, values: Tensor) -> Tensor:
         shape = (-1,) + (1,) * (values.dim() - 2)
         mean, scale = self.get_buffer(_buffer("mean", name)), self.get_buffer(_buffer("scale", name))
-        return (values.float() - mean.view(shape)) / scale.view(shape)
+        # A copy in any case: what was given stays as it is, and no second array of this size is made.
+        return values.to(torch.float32, copy=True).sub_(mean.view(shape)).div_(scale.view(shape))
 
     def predict(self, context: Tensor, actions: Tensor) -> Tensor:
         """The latent after each step of a context: (B, T, N, D), (B, T, block * A) -> (B, T, N, D).

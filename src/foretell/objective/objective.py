@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from foretell.episodes.batch import Batch
 from foretell.errors import SpecError
 from foretell.model.world_model import WorldModel
+from foretell.objective.contrast import contrast
 from foretell.objective.prediction import open_loop, straightness
 from foretell.objective.sigreg import sigreg
 from foretell.objective.variance import latent_spread, variance_covariance
@@ -19,34 +21,39 @@ from foretell.objective.variance import latent_spread, variance_covariance
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Weights of the terms; 0 leaves a term out.
-
-    prediction: open-loop latent error. sigreg: with `slices` random projections. paired: apply SIGReg to
-    what differs between two windows of one episode (and, to the latent's context part, over episodes), so
-    that what stays constant within an episode (a wall, a patient) cannot drown what moves.
-    constant: how much the context part changes within an episode. inverse: actions from successive
-    latents. straight: temporal straightening. variance, covariance: VICReg's terms. ema: decay of a
-    slowly following target encoder (0: targets come from the encoder that is trained, with their gradient).
-    settle, ramp: the encoder feels the prediction error only after `settle` steps, fully `ramp` steps
-    later; before, an encoder that sees nothing would be the most predictable one. The predictor
-    learns from the first step.
-    """
+    """Weights of the terms of the loss; 0 leaves a term out. Raises SpecError for values out of range."""
 
     prediction: float = 1.0
+    """Open-loop latent error, over every start and horizon of a window."""
     sigreg: float = 1.0
+    """SIGReg, the guard against collapse."""
     slices: int = 128
-    paired: bool = True
-    constant: float = 1.0
+    """Random projections of SIGReg, drawn anew at each step."""
+    spread: Literal["change", "state"] = "change"
+    """What SIGReg spreads out: what differs between two windows of one episode, so that what stays constant within an
+    episode (a wall, a patient) cannot drown what moves; or the states themselves."""
+    context: float = 0.1
+    """What the latent's context part is learned by: SIGReg over episodes, how little it changes within one, and how
+    well it tells them apart. Where it weighs much, features of what moves come late or never."""
     inverse: float = 1.0
+    """Actions told from successive latents."""
     straight: float = 0.0
+    """Temporal straightening."""
     variance: float = 0.0
+    """The variance term of VICReg."""
     covariance: float = 0.0
+    """The covariance term of VICReg."""
     ema: float = 0.0
+    """Decay of a slowly following target encoder; 0: targets come from the encoder that is trained, with their
+    gradient."""
     settle: int = 150
+    """Steps before the encoder feels the prediction error: an encoder that sees nothing would be the most predictable
+    one. The predictor learns from the first step."""
     ramp: int = 300
+    """Steps in which the encoder comes to feel the prediction error fully."""
 
     def __post_init__(self) -> None:
-        for name in ("prediction", "sigreg", "constant", "inverse", "straight", "variance", "covariance"):
+        for name in ("prediction", "sigreg", "context", "inverse", "straight", "variance", "covariance"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise SpecError(f"objective: the weight {name} must be 0 or more, got {value!r}")
@@ -56,6 +63,13 @@ class ObjectiveConfig:
             raise SpecError(f"objective: settle and ramp must be 0 or more, got {self.settle!r} and {self.ramp!r}")
         if self.slices < 1:
             raise SpecError(f"objective: slices must be at least 1, got {self.slices!r}")
+        if self.spread not in ("change", "state"):
+            raise SpecError(f"objective: spread must be 'change' or 'state', got {self.spread!r}")
+
+    @property
+    def paired(self) -> bool:
+        """Whether the windows of a batch come in pairs from one episode."""
+        return self.spread == "change"
 
 
 class InverseDynamics(nn.Module):
@@ -86,7 +100,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
         """Named scalars of a batch: `loss` to minimise, each term unweighted, and the latents' `spread`.
 
-        With `paired` windows 2k and 2k + 1 of the batch must come from the same episode. `step`
+        Where config.paired, windows 2k and 2k + 1 of the batch must come from the same episode. `step`
         counts optimiser steps from 0.
         """
         c, model = self.config, self.model
@@ -102,12 +116,16 @@ class Objective(nn.Module):
         if c.sigreg and not c.paired:
             terms["sigreg"] = sigreg(flat, c.slices, generator)
         elif c.sigreg:
-            moving = flat.shape[-1] - model.config.context
-            change = flat[0::2] - flat[1::2]
-            terms["sigreg"] = sigreg(change[..., :moving] / math.sqrt(2), c.slices, generator)
-            if model.config.context:
-                terms["sigreg"] = terms["sigreg"] + sigreg(flat[..., moving:], c.slices, generator)
-                terms["constant"] = change[..., moving:].pow(2).mean() / 2
+            moving = flat[..., : flat.shape[-1] - model.config.context]
+            terms["sigreg"] = sigreg((moving[0::2] - moving[1::2]) / math.sqrt(2), c.slices, generator)
+        if c.paired and model.config.context and c.context:
+            constant = flat[..., -model.config.context :]
+            one, other = constant[0::2], constant[1::2]
+            terms["context"] = (
+                sigreg(constant, c.slices, generator)
+                + (one - other).square().mean() / 4
+                + contrast(one.mean(1), other.mean(1))
+            )
         if self.inverse is not None:
             actions = self.inverse(latents[:, :-1], latents[:, 1:])
             terms["inverse"] = (actions - model.normalise_actions(batch.actions)).pow(2).mean()

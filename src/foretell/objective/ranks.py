@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.nn import functional
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
@@ -18,6 +19,15 @@ def mean_over_ranks(values: Tensor) -> Tensor:
         return values
     total = torch.as_tensor(_Sum.apply(values))  # type: ignore[no-untyped-call]
     return total / distributed.get_world_size()
+
+
+def gathered(values: Tensor) -> tuple[Tensor, int]:
+    """Rows (B, F) of all ranks, in their order, (ranks * B, F), with their gradient; and where this rank's begin."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values, 0
+    rank, size, count = distributed.get_rank(), distributed.get_world_size(), len(values)
+    padded = functional.pad(values, (0, 0, rank * count, (size - 1 - rank) * count))
+    return torch.as_tensor(_Sum.apply(padded)), rank * count  # type: ignore[no-untyped-call]
 
 
 class _Sum(torch.autograd.Function):

@@ -65,8 +65,8 @@ class ControllerConfig:
     at_once: candidates, over all episodes, that are imagined together; bounds the memory of large batches.
     """
 
-    horizon: int = 12
-    replan_every: int = 4
+    horizon: int = 6
+    replan_every: int = 2
     terminal: float = 4.0
     discount: float = 1.0
     at_once: int = 1024

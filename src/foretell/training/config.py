@@ -13,9 +13,12 @@ import tyro
 from foretell.errors import SpecError
 from foretell.model.world_model import ModelConfig
 from foretell.objective.objective import ObjectiveConfig
+from foretell.training.temporal import DistanceFit
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Tracker = Literal["none", "tensorboard", "wandb"]
+
+_NESTED: dict[str, Any] = {"model": ModelConfig, "objective": ObjectiveConfig, "distance": DistanceFit}
 
 FREE = ("checkpoint_seconds", "checkpoint_steps", "log_steps", "tracker")
 """Settings that may change when a run is resumed: the weights do not depend on them."""
@@ -29,9 +32,11 @@ class TrainConfig:
     """Sizes of the world model."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """Weights of the loss."""
-    steps: int = 2000
+    distance: DistanceFit = field(default_factory=DistanceFit)
+    """The temporal distance that plans are made with, learned when the model is."""
+    steps: int = 1500
     """Optimiser steps."""
-    batch: int = 128
+    batch: int = 64
     """Windows in a step, over all ranks together."""
     length: int = 5
     """Latent steps in a window."""
@@ -108,9 +113,9 @@ class TrainConfig:
     def from_json(data: Mapping[str, Any]) -> TrainConfig:
         """The inverse of `to_json`; SpecError for unknown settings and wrong values."""
         try:
-            rest = {key: value for key, value in data.items() if key not in ("model", "objective")}
-            model, objective = ModelConfig(**data["model"]), ObjectiveConfig(**data["objective"])
-            return TrainConfig(model=model, objective=objective, **rest)
+            rest = {key: value for key, value in data.items() if key not in _NESTED}
+            nested = {name: kind(**data[name]) for name, kind in _NESTED.items()}
+            return TrainConfig(**nested, **rest)
         except (TypeError, KeyError) as error:
             raise SpecError(f"training: not a configuration: {error}") from error
 

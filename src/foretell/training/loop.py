@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foretell.episodes.batch import Batch
 from foretell.episodes.statistics import statistics
@@ -21,6 +21,7 @@ from foretell.episodes.store import EpisodeStore
 from foretell.episodes.windows import Windows
 from foretell.errors import CheckpointError, DataError, TrainingError
 from foretell.model import checkpoint
+from foretell.model.latents import encode_episodes
 from foretell.model.world_model import WorldModel
 from foretell.objective.objective import Objective
 from foretell.training.config import TrainConfig, resolve_precision
@@ -30,6 +31,7 @@ from foretell.training.record import TrainRecord, describe
 from foretell.training.schedule import learning_rate, split
 from foretell.training.state import PATH as STATE
 from foretell.training.state import Progress, load_state, save_state
+from foretell.training.temporal import fit_distance
 
 COLLAPSED = 0.05
 PATIENCE = 100
@@ -73,7 +75,7 @@ def train(
         windows = Windows(store, length=config.length, block=config.model.block, episodes=run.training, cache=cache)
         if ranks.first:
             ranks.wait()
-        return _Training(windows, out, run, ranks).run(on_step)
+        return _Training(windows, out, run, ranks, cache).run(on_step)
 
 
 def _check_out(out: Path, resume: bool) -> None:
@@ -110,8 +112,8 @@ def _begin(store: EpisodeStore, out: Path, config: TrainConfig, ranks: Ranks, re
 class _Training:
     """One process's part of a run, from the weights it starts with to the checkpoint at its end."""
 
-    def __init__(self, windows: Windows, out: Path, run: TrainRecord, ranks: Ranks) -> None:
-        self.windows, self.out, self.ranks, self.config = windows, out, ranks, run.config
+    def __init__(self, windows: Windows, out: Path, run: TrainRecord, ranks: Ranks, cache: Path | None) -> None:
+        self.windows, self.out, self.ranks, self.config, self.cache = windows, out, ranks, run.config, cache
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             model = WorldModel(windows.store.spec, self.config.model, statistics(windows.store, run.training))
@@ -151,7 +153,23 @@ class _Training:
             _interruptible(self.ranks.size) as stopped,
         ):
             self._steps(on_step, log, stopped)
-        return self.objective.model.eval()
+        model = self.objective.model.eval()
+        checkpoint.save(self.out, model, self._heads(model))
+        # Last: a run is finished when its record says so.
+        replace(TrainRecord.read(self.out), finished=True).write(self.out)
+        return model
+
+    def _heads(self, model: WorldModel) -> dict[str, nn.Module]:
+        """What is learned on the frozen latents of the episodes trained on."""
+        config = self.config.distance
+        if not config.steps or not model.spec.action.size:
+            return {}
+        store, episodes = self.windows.store, self.run_record.training
+        wanted = max(1, round(len(episodes) * min(1.0, config.states / store.lengths[episodes].sum())))
+        some = [episodes[i * len(episodes) // wanted] for i in range(wanted)]
+        latents = encode_episodes(model, store, some, cache=self.cache)
+        distance = fit_distance(latents, model.config.block, config, seed=self.config.seed)
+        return {"temporal_distance": distance.to(model.device)}
 
     def _steps(self, on_step: OnStep | None, log: Log | None, stopped: threading.Event) -> None:
         config, first = self.config, self.progress.step
@@ -268,7 +286,6 @@ class _Training:
             record.write(self.out)
         save_state(self.out, self.objective, self.optimizer, progress)
         checkpoint.save(self.out, self.objective.model)
-        # Last: a run is finished when its record says so.
         record.write(self.out)
 
 

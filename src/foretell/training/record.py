@@ -25,7 +25,7 @@ class TrainRecord:
 
     store, fingerprint: path and content of the episodes. training, held_out: numbers of the episodes
     trained on and kept for evaluation. device, precision: what `auto` came to. steps: done so far.
-    seconds: spent on them. machine: versions and hardware, in words.
+    seconds: spent on them. finished: whether nothing is left to do. machine: versions and hardware, in words.
     Raises SpecError for values of another type, and where no episode is trained on or one is held out too.
     """
 
@@ -40,6 +40,7 @@ class TrainRecord:
     parameters: int = 0
     steps: int = 0
     seconds: float = 0.0
+    finished: bool = False
     machine: dict[str, str]
 
     def __post_init__(self) -> None:
@@ -47,6 +48,7 @@ class TrainRecord:
             (("store", "fingerprint", "device", "precision"), str),
             (("training", "held_out"), list),
             (("ranks", "parameters", "steps"), int),
+            (("finished",), bool),
         ):
             for name in names:
                 if not isinstance(getattr(self, name), kind):
@@ -60,11 +62,6 @@ class TrainRecord:
             raise SpecError("training and held_out: each episode once expected")
 
     @property
-    def finished(self) -> bool:
-        """Whether all steps are done."""
-        return self.steps >= self.config.steps
-
-    @property
     def frames_per_second(self) -> float:
         """Observations (latent steps of windows) trained on per second, saving and logging included."""
         return self.steps * self.config.batch * self.config.length / self.seconds if self.seconds else 0.0
@@ -73,7 +70,6 @@ class TrainRecord:
         """Write RUN/train.json, whole."""
         derived = {
             "format": FORMAT,
-            "finished": self.finished,
             "frames_per_second": self.frames_per_second,
             "seed": self.config.seed,
         }
@@ -94,7 +90,7 @@ class TrainRecord:
                 raise CheckpointError(
                     f"{path}: format {FORMAT} expected, got {written!r}, of a newer foretell; upgrade"
                 )
-            for derived in ("finished", "frames_per_second", "seed"):
+            for derived in ("frames_per_second", "seed"):
                 data.pop(derived, None)
             return TrainRecord(**{**data, "config": TrainConfig.from_json(data["config"])})
         except (DataError, SpecError, KeyError, TypeError) as error:

@@ -16,7 +16,8 @@ def random_walks(options: Options, count: int, *, seed: int) -> Iterator[Episode
     """Episodes of `options.episode_steps` steps; episode i depends on (seed, i) alone.
 
     Actions follow a first-order autoregression with correlation `persistence` and a stationary
-    standard deviation of 0.8 of the bound, clipped to the bounds; an axis that was blocked turns round.
+    standard deviation of 0.8 of the bound, clipped to the bounds. The walk does not turn at walls: only pushing on
+    shows that they do not give way.
     """
     for first in range(0, count, _GROUP):
         size = min(_GROUP, count - first)
@@ -40,8 +41,7 @@ def _walk_group(options: Options, rngs: list[np.random.Generator]) -> Iterator[E
         if t < steps:
             actions[t] = np.clip(0.8 * drive, -1, 1) * options.step
             simulator.step(actions[t])
-            blocked = np.abs(simulator.position - positions[t]) < 0.5 * np.abs(actions[t] * simulator.gain[:, None])
-            drive = keep * np.where(blocked, -drive, drive) + np.sqrt(1 - keep**2) * noise[t]
+            drive = keep * drive + np.sqrt(1 - keep**2) * noise[t]
     for i in range(n):
         yield Episode(
             observations={
