@@ -18,21 +18,22 @@ from foretell.evaluation.demo import DEMO
 from foretell.evaluation.experiment import Experiment, Finished, Silent, run_experiment
 from foretell.evaluation.intervals import wilson
 from foretell.evaluation.suite import EvaluationConfig
+from foretell.model.world_model import ModelConfig
 from foretell.planning import CEM, ControllerConfig
 from foretell.training import TrainConfig
 
 RANDOM = Experiment(
     world="two_rooms",
     options={"layout": "random"},
-    episodes=2000,
-    training=TrainConfig(),
+    episodes=3000,
+    training=TrainConfig(model=ModelConfig(context=8), steps=4000),
     evaluation=EvaluationConfig(keep=0),
 )
 FAR = Experiment(
     world="two_rooms",
-    options={"step": 0.8},
-    episodes=700,
-    training=TrainConfig(),
+    options={"step": 0.8, "episode_steps": 240, "persistence": 0.96, "turns": 0.0},
+    episodes=250,
+    training=TrainConfig(model=ModelConfig(block=8)),
     evaluation=EvaluationConfig(task={"distance": "far"}, keep=0),
 )
 SEEDS = (0, 1, 2)

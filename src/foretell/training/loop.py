@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -168,7 +169,8 @@ class _Training:
         wanted = max(1, round(len(episodes) * min(1.0, config.states / store.lengths[episodes].sum())))
         some = [episodes[i * len(episodes) // wanted] for i in range(wanted)]
         latents = encode_episodes(model, store, some, cache=self.cache)
-        distance = fit_distance(latents, model.config.block, config, seed=self.config.seed)
+        actions = [torch.from_numpy(np.array(store.read(i, []).actions, np.float32)) for i in some]
+        distance = fit_distance(model, latents, actions, config, seed=self.config.seed)
         return {"temporal_distance": distance.to(model.device)}
 
     def _steps(self, on_step: OnStep | None, log: Log | None, stopped: threading.Event) -> None:

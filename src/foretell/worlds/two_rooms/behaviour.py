@@ -16,8 +16,8 @@ def random_walks(options: Options, count: int, *, seed: int) -> Iterator[Episode
     """Episodes of `options.episode_steps` steps; episode i depends on (seed, i) alone.
 
     Actions follow a first-order autoregression with correlation `persistence` and a stationary
-    standard deviation of 0.8 of the bound, clipped to the bounds. The walk does not turn at walls: only pushing on
-    shows that they do not give way.
+    standard deviation of 0.8 of the bound, clipped to the bounds. A blocked axis turns round with a chance of `turns`
+    at each step: pushing on shows that walls do not give way, turning round leads to other places.
     """
     for first in range(0, count, _GROUP):
         size = min(_GROUP, count - first)
@@ -31,6 +31,7 @@ def _walk_group(options: Options, rngs: list[np.random.Generator]) -> Iterator[E
         simulator.reset(i, rng)
     keep = options.persistence
     noise = np.stack([rng.standard_normal((steps, 2)) for rng in rngs], axis=1)
+    turns = np.stack([rng.random((steps, 2)) < options.turns for rng in rngs], axis=1)
     drive = noise[0].copy()
     actions = np.empty((steps, n, 2))
     frames = np.empty((steps + 1, n, 64, 64, 3), np.uint8)
@@ -41,7 +42,8 @@ def _walk_group(options: Options, rngs: list[np.random.Generator]) -> Iterator[E
         if t < steps:
             actions[t] = np.clip(0.8 * drive, -1, 1) * options.step
             simulator.step(actions[t])
-            drive = keep * drive + np.sqrt(1 - keep**2) * noise[t]
+            blocked = np.abs(simulator.position - positions[t]) < 0.5 * np.abs(actions[t] * simulator.gain[:, None])
+            drive = keep * np.where(blocked & turns[t], -drive, drive) + np.sqrt(1 - keep**2) * noise[t]
     for i in range(n):
         yield Episode(
             observations={

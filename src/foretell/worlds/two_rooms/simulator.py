@@ -37,7 +37,8 @@ class Options:
     step: the largest move per step along each axis. gain: executed share of an action.
     vary: factors drawn anew for each episode instead of taking their value here. Each is drawn apart, so
     that switching one on changes neither the others nor the layout.
-    persistence: correlation of successive actions in the recorded random walks.
+    persistence: correlation of successive actions in the recorded random walks. turns: their chance at each
+    step of turning round where they are blocked.
     """
 
     layout: Literal["fixed", "random"] = "fixed"
@@ -52,6 +53,7 @@ class Options:
     vary: tuple[Factor, ...] = ()
     episode_steps: int = 80
     persistence: float = 0.9
+    turns: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("dot", "wall", "background"):
@@ -74,6 +76,7 @@ class Options:
             "gain": (-2.0, 2.0),
             "episode_steps": (1, 100_000),
             "persistence": (0.0, 0.9999),
+            "turns": (0.0, 1.0),
         }
         for name, (least, most) in limits.items():
             value, whole = getattr(self, name), name == "episode_steps"
