@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,9 @@ from foretell.evaluation.suite import EvaluationConfig
 from foretell.model.world_model import ModelConfig
 from foretell.planning import CEM, ControllerConfig
 from foretell.training import TrainConfig
+from foretell.training.temporal import DistanceFit
+from foretell.worlds.two_rooms import Options as SceneOptions
+from foretell.worlds.two_rooms import Simulator
 
 RANDOM = Experiment(
     world="two_rooms",
@@ -104,6 +108,24 @@ def far(options: Options) -> Iterator[Row]:
     yield _success("two_rooms.far.success", [_measured(FAR, 0, options)], (0,))
 
 
+def rendering(options: Options) -> Iterator[Row]:
+    """Frames that 64 rooms step and render in one process, one thread."""
+    count, rounds = 64, 3 if options.quick else 15
+    rooms = Simulator(SceneOptions(layout="random"), count)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        rooms.reset(i, rng)
+    found = []
+    for _ in range(rounds):
+        started, frames = time.perf_counter(), 0
+        while time.perf_counter() - started < 0.3:
+            rooms.step(rng.uniform(-2, 2, (count, 2)))
+            frames += len(rooms.render())
+        found.append(frames / (time.perf_counter() - started))
+    value, interval = median_interval(found)
+    yield Row(id="two_rooms.rendered_frames_per_second", value=value, interval=interval, n=rounds, unit="frames/s")
+
+
 def _success(row_id: str, runs: Sequence[Finished], seeds: tuple[int, ...]) -> Row:
     """Success over all runs' problems. Beside the floors: each run's own, and the longest training in seconds."""
     solved = np.concatenate([r.evaluation.planning.solved for r in runs])
@@ -127,7 +149,7 @@ def _measured(settings: Experiment, seed: int, options: Options) -> Finished:
         settings = replace(
             settings,
             episodes=12,
-            training=replace(settings.training, steps=4),
+            training=replace(settings.training, steps=4, holdout=0.25, distance=DistanceFit(steps=4)),
             evaluation=replace(
                 settings.evaluation,
                 episodes=3,
@@ -153,6 +175,7 @@ if __name__ == "__main__":
     run(
         "two_rooms",
         {
+            "two_rooms.rendered_frames_per_second": rendering,
             "two_rooms.fixed": fixed,
             "two_rooms.replan_ms": replanning,
             "two_rooms.forecast_px_50": forecasting,

@@ -6,6 +6,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from foretell.errors import DataError
 from foretell.evaluation.experiment import RUN, Experiment, Finished, Listener, run_experiment
 from foretell.evaluation.imagination import imagined_rollouts
 from foretell.evaluation.pages import report
-from foretell.evaluation.report import write_json, write_report
+from foretell.evaluation.report import Rollout, episode_picture, write_json, write_report
 from foretell.evaluation.report_parts import Headline
 from foretell.evaluation.suite import EvaluationConfig
 from foretell.training import TrainConfig
@@ -28,12 +29,14 @@ DEMO = Experiment(
     training=TrainConfig(),
     evaluation=EvaluationConfig(),
 )
-MARK = "demo.json"
+MARK, PICTURE = "demo.json", "episode.png"
 _KIND = {"kind": "foretell demo"}
 
 
 def run_demo(out: Path, *, seed: int, listener: Listener, settings: Experiment = DEMO) -> dict[str, Any]:
-    """Run the demo into the folder `out` and write report.html and report.json there; returns what the latter holds.
+    """Run the demo into the folder `out` and write report.html, report.json and a picture of an episode there.
+
+    Returns what report.json holds.
 
     An earlier demo in `out` is replaced. Raises DataError where `out` holds anything else, or cannot be written.
     """
@@ -41,8 +44,11 @@ def run_demo(out: Path, *, seed: int, listener: Listener, settings: Experiment =
     started = time.perf_counter()
     done = run_experiment(settings, out, seed=seed, listener=listener)
     listener.say("writing the report")
-    page = _page(done, out, seed)
-    write_report(page, out / "report.html")
+    kept = done.evaluation.planning.traces
+    solved = done.evaluation.planning.solved[: len(kept)].tolist()
+    rollouts = imagined_rollouts(done.model, done.recorded, kept, solved, done.readout)
+    write_report(_page(done, rollouts, out, seed), out / "report.html")
+    _picture(rollouts, out / PICTURE)
     seconds = {**done.seconds, "total": time.perf_counter() - started}
     result = _figures(done, seconds)
     write_json(result, out / "report.json")
@@ -94,14 +100,19 @@ def _figures(done: Finished, seconds: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _page(done: Finished, out: Path, seed: int) -> Any:
-    evaluation = done.evaluation
-    kept = evaluation.planning.traces
-    rollouts = imagined_rollouts(
-        done.model, done.recorded, kept, evaluation.planning.solved[: len(kept)].tolist(), done.readout
-    )
+def _picture(rollouts: Sequence[Rollout], path: Path) -> None:
+    """The longest of the planned episodes that reached their goal, beside what the model imagined."""
+    shown = [r for r in rollouts if r.reached and r.imagined is not None and r.goal is not None]
+    if shown:
+        longest = max(shown, key=lambda r: len(r.frames))
+        assert longest.imagined is not None
+        assert longest.goal is not None
+        episode_picture(longest.frames, longest.imagined, longest.goal, path)
+
+
+def _page(done: Finished, rollouts: Sequence[Rollout], out: Path, seed: int) -> Any:
     return report(
-        evaluation,
+        done.evaluation,
         title="Two rooms: a world model from pixels",
         summary=f"foretell recorded {len(done.recorded.store)} random walks in two rooms, learned from the camera"
         " images what moves do, and was then asked to reach goals in the other room that it knows only as a picture.",
