@@ -18,7 +18,7 @@ def test_quick_run_prints_success_beside_its_floors() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.two_rooms", "--quick", "--only", "two_rooms.fixed", "--json", "-"],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
