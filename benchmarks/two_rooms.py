@@ -37,7 +37,7 @@ FAR = Experiment(
     world="two_rooms",
     options={"step": 0.8, "episode_steps": 240, "persistence": 0.96, "turns": 0.0},
     episodes=250,
-    training=TrainConfig(model=ModelConfig(block=8)),
+    training=TrainConfig(model=ModelConfig(block=8), steps=1500),
     evaluation=EvaluationConfig(task={"distance": "far"}, keep=0),
 )
 SEEDS = (0, 1, 2)

@@ -11,7 +11,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 SMALLER = {
     "world.episodes(350, seed=0)": "world.episodes(6, seed=0)",
     "episodes=350": "episodes=6",
-    "TrainConfig(steps=1500)": "TrainConfig(steps=2, device='cpu', distance=DistanceFit(steps=2, states=300))",
+    "TrainConfig(steps=1200)": "TrainConfig(steps=2, device='cpu', distance=DistanceFit(steps=2, states=300))",
     "range(100)": "range(2)",
     "import TrainConfig, train\n": "import TrainConfig, train\nfrom foretell.training.temporal import DistanceFit\n",
 }

@@ -34,7 +34,7 @@ class TrainConfig:
     """Weights of the loss."""
     distance: DistanceFit = field(default_factory=DistanceFit)
     """The temporal distance that plans are made with, learned when the model is."""
-    steps: int = 1500
+    steps: int = 1200
     """Optimiser steps."""
     batch: int = 64
     """Windows in a step, over all ranks together."""

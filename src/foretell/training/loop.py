@@ -244,6 +244,10 @@ class _Training:
                 )
             )
 
+        if self.ranks.device.type == "cpu":
+            # A second thread would only take cores, and spin on them, that the step computes with.
+            yield from ((step, gather(step)) for step in range(first, config.steps))
+            return
         with ThreadPoolExecutor(1, "batches") as pool:
             coming = pool.submit(gather, first)
             for step in range(first, config.steps):
