@@ -28,7 +28,7 @@ from foretell.worlds.two_rooms import Simulator
 
 RANDOM = Experiment(
     world="two_rooms",
-    options={"layout": "random"},
+    options={"layout": "random", "turns": 0.0},
     episodes=3000,
     training=TrainConfig(model=ModelConfig(context=8), steps=4000),
     evaluation=EvaluationConfig(keep=0),

@@ -8,6 +8,7 @@ import json
 import resource
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -236,12 +237,18 @@ def test_a_cache_that_cannot_be_written(mixed: Path, tmp_path: Path, capsys: pyt
     assert main([*command, "--cache", str(tmp_path / "elsewhere")]) == 0
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    """A limit on the size of files stands in for a full disk: writes fail in the same places."""
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """A limit on the size of files stands in for a full disk: writes fail in the same places.
+
+    Over before the test is: its report may go to a file that is larger already.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(("allowed", "place"), [(2_000, "store/.cache"), (16_000, "run/resume/state.safetensors")])
@@ -249,14 +256,13 @@ def test_a_disk_that_is_full_from_the_start(
     mixed: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    small_files: Callable[[int], None],
     allowed: int,
     place: str,
 ) -> None:
     store = tmp_path / "store"
     shutil.copytree(mixed, store, ignore=shutil.ignore_patterns(".cache"))
-    small_files(allowed)
-    assert main(["train", str(store), "--out", str(tmp_path / "run"), "--json", *tiny()]) == 2
+    with small_files(allowed):
+        assert main(["train", str(store), "--out", str(tmp_path / "run"), "--json", *tiny()]) == 2
     said = refused(*reversed(capsys.readouterr()))
     assert str(tmp_path / place) in said
     assert "File too large" in said
@@ -264,7 +270,7 @@ def test_a_disk_that_is_full_from_the_start(
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
-    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], small_files: Callable[[int], None]
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     trained(mixed, out)
@@ -272,8 +278,8 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
     (out / "train.json").write_text(json.dumps(note | {"steps": 2, "finished": False}))
     before = content(out)
     capsys.readouterr()
-    small_files((out / "resume/state.safetensors").stat().st_size - 100)
-    assert main(["train", str(mixed), "--out", str(out), "--resume", "--json", *tiny()]) == 2
+    with small_files((out / "resume/state.safetensors").stat().st_size - 100):
+        assert main(["train", str(mixed), "--out", str(out), "--resume", "--json", *tiny()]) == 2
     assert f"{out}/resume/state.safetensors: File too large" in refused(*reversed(capsys.readouterr()))
     assert content(out) == before
 
