@@ -39,6 +39,10 @@ class ImageEncoder(nn.Module):
         features = self.project(self.convolutions(images).flatten(1))
         return torch.where(valid[:, None], features, self.missing.to(features.dtype))
 
+    def early(self, images: Tensor, valid: Tensor) -> Tensor:
+        """The first convolution, (M, C, H / 4, W / 4), of images (M, C, H, W) normalised."""
+        return torch.as_tensor(self.convolutions[0](images))
+
 
 class VectorEncoder(nn.Module):
     """A two-layer perceptron on normalised fields and their masks, (M, F) to (M, width)."""
@@ -51,6 +55,10 @@ class VectorEncoder(nn.Module):
         """values (M, F) normalised, valid (M, F) bool -> (M, width)."""
         mask = valid.to(values.dtype)
         return torch.as_tensor(self.layers(torch.cat([values.masked_fill(~valid, 0), mask], dim=-1)))
+
+    def early(self, values: Tensor, valid: Tensor) -> Tensor:
+        """The values themselves, (M, F, 1), their mean where they are not valid."""
+        return values.masked_fill(~valid, 0)[..., None]
 
 
 class WaveformEncoder(nn.Module):
@@ -69,12 +77,23 @@ class WaveformEncoder(nn.Module):
 
     def forward(self, values: Tensor, valid: Tensor) -> Tensor:
         """values (M, F, L) normalised, valid (M, F) bool -> (M, width)."""
-        mask = valid.to(values.dtype)[..., None].expand_as(values)
-        seen = torch.cat([values.masked_fill(~valid[..., None], 0), mask], dim=1)
-        return torch.as_tensor(self.project(self.convolutions(seen).flatten(1)))
+        return torch.as_tensor(self.project(self.convolutions(_masked(values, valid)).flatten(1)))
+
+    def early(self, values: Tensor, valid: Tensor) -> Tensor:
+        """The first convolution, (M, C, about L / 4), of values (M, F, L) normalised; the values if none."""
+        return torch.as_tensor(self.convolutions[:1](_masked(values, valid)))
 
 
-def encoder_for(channel: Channel, stem: int, width: int) -> ImageEncoder | VectorEncoder | WaveformEncoder:
+def _masked(values: Tensor, valid: Tensor) -> Tensor:
+    """(M, 2 F, L): values (M, F, L), zero where they are not valid (M, F), and the masks."""
+    mask = valid.to(values.dtype)[..., None].expand_as(values)
+    return torch.cat([values.masked_fill(~valid[..., None], 0), mask], dim=1)
+
+
+Encoder = ImageEncoder | VectorEncoder | WaveformEncoder
+
+
+def encoder_for(channel: Channel, stem: int, width: int) -> Encoder:
     """The encoder of a channel's kind, with features of `width`."""
     if channel.kind == "image":
         return ImageEncoder(channel.shape, stem, width)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from foretell.episodes.statistics import Statistics
 from foretell.errors import SpecError
-from foretell.model.encoders import encoder_for
+from foretell.model.encoders import Encoder, encoder_for
 from foretell.model.predictor import Predictor
 from foretell.spec import Spec
 
@@ -106,8 +107,33 @@ class WorldModel(nn.Module):
         valid: (B, T), or (B, T, F) for vectors and waveforms; channels not named are valid throughout.
         Raises SpecError where a channel is missing or has another shape than the spec's.
         """
-        features = []
-        for channel, encoder in zip(self.spec.observations, self.encoders, strict=True):
+        features = [
+            encoder(values, seen).chunk(len(self.fuse), dim=-1)
+            for encoder, (values, seen) in zip(self.encoders, self._channels(observations, valid), strict=True)
+        ]
+        fused = [
+            fuse(torch.cat(part, dim=-1)) for fuse, part in zip(self.fuse, zip(*features, strict=True), strict=True)
+        ]
+        latent = torch.cat(fused, dim=-1)
+        batch, steps = observations[self.spec.observations[0].name].shape[:2]
+        return latent.float().view(batch, steps, 1, self.config.latent)
+
+    def early(self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The first features of each channel, before anything is mixed over places: (B * T, C, *places) by name.
+
+        Arguments and errors as in `encode`.
+        """
+        seen = self._channels(observations, valid)
+        return {
+            channel.name: cast(Encoder, encoder).early(*values)
+            for channel, encoder, values in zip(self.spec.observations, self.encoders, seen, strict=True)
+        }
+
+    def _channels(
+        self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """What each channel's encoder takes: normalised values (B * T, ...), channels first, and their masks."""
+        for channel in self.spec.observations:
             if channel.name not in observations:
                 raise SpecError(f"channel {channel.name} is missing; the model was trained with it")
             values = observations[channel.name]
@@ -127,13 +153,7 @@ class WorldModel(nn.Module):
                 shape = (batch, steps, channel.shape[0])
                 mask = torch.ones(shape, dtype=torch.bool, device=flat.device) if mask is None else mask
                 seen = (mask[..., None].expand(shape) if mask.dim() == 2 else mask).flatten(0, 1)
-            flat = self._normalise(channel.name, flat.permute(0, 3, 1, 2) if channel.kind == "image" else flat)
-            features.append(encoder(flat, seen).chunk(len(self.fuse), dim=-1))
-        fused = [
-            fuse(torch.cat(part, dim=-1)) for fuse, part in zip(self.fuse, zip(*features, strict=True), strict=True)
-        ]
-        latent = torch.cat(fused, dim=-1)
-        return latent.float().view(batch, steps, 1, self.config.latent)
+            yield self._normalise(channel.name, flat.permute(0, 3, 1, 2) if channel.kind == "image" else flat), seen
 
     def _normalise(self, name: str, values: Tensor) -> Tensor:
         shape = (-1,) + (1,) * (values.dim() - 2)

@@ -13,12 +13,18 @@ import tyro
 from foretell.errors import SpecError
 from foretell.model.world_model import ModelConfig
 from foretell.objective.objective import ObjectiveConfig
+from foretell.training.refine import Refine
 from foretell.training.temporal import DistanceFit
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Tracker = Literal["none", "tensorboard", "wandb"]
 
-_NESTED: dict[str, Any] = {"model": ModelConfig, "objective": ObjectiveConfig, "distance": DistanceFit}
+_NESTED: dict[str, Any] = {
+    "model": ModelConfig,
+    "objective": ObjectiveConfig,
+    "refine": Refine,
+    "distance": DistanceFit,
+}
 
 FREE = ("checkpoint_seconds", "checkpoint_steps", "log_steps", "tracker")
 """Settings that may change when a run is resumed: the weights do not depend on them."""
@@ -32,6 +38,8 @@ class TrainConfig:
     """Sizes of the world model."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """Weights of the loss."""
+    refine: Refine = field(default_factory=Refine)
+    """A second training of the predictor alone, on the trained encoder's latents."""
     distance: DistanceFit = field(default_factory=DistanceFit)
     """The temporal distance that plans are made with, learned when the model is."""
     steps: int = 1200
@@ -114,7 +122,7 @@ class TrainConfig:
         """The inverse of `to_json`; SpecError for unknown settings and wrong values."""
         try:
             rest = {key: value for key, value in data.items() if key not in _NESTED}
-            nested = {name: kind(**data[name]) for name, kind in _NESTED.items()}
+            nested = {name: kind(**data.get(name, {})) for name, kind in _NESTED.items()}
             return TrainConfig(**nested, **rest)
         except (TypeError, KeyError) as error:
             raise SpecError(f"training: not a configuration: {error}") from error

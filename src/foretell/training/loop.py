@@ -29,6 +29,7 @@ from foretell.training.config import TrainConfig, resolve_precision
 from foretell.training.distribution import Ranks, joined
 from foretell.training.log import Log, require
 from foretell.training.record import TrainRecord, describe
+from foretell.training.refine import refine_predictor
 from foretell.training.schedule import learning_rate, split
 from foretell.training.state import PATH as STATE
 from foretell.training.state import Progress, load_state, save_state
@@ -155,22 +156,26 @@ class _Training:
         ):
             self._steps(on_step, log, stopped)
         model = self.objective.model.eval()
-        checkpoint.save(self.out, model, self._heads(model))
+        heads = self._finish(model)
+        checkpoint.save(self.out, model, heads)
         # Last: a run is finished when its record says so.
         replace(TrainRecord.read(self.out), finished=True).write(self.out)
         return model
 
-    def _heads(self, model: WorldModel) -> dict[str, nn.Module]:
-        """What is learned on the frozen latents of the episodes trained on."""
-        config = self.config.distance
-        if not config.steps or not model.spec.action.size:
+    def _finish(self, model: WorldModel) -> dict[str, nn.Module]:
+        """What is learned on the latents of the episodes trained on: the predictor anew, in place, and the heads."""
+        config = self.config
+        if not model.spec.action.size or not (config.refine.steps or config.distance.steps):
             return {}
         store, episodes = self.windows.store, self.run_record.training
-        wanted = max(1, round(len(episodes) * min(1.0, config.states / store.lengths[episodes].sum())))
+        wanted = max(1, round(len(episodes) * min(1.0, config.distance.states / store.lengths[episodes].sum())))
         some = [episodes[i * len(episodes) // wanted] for i in range(wanted)]
         latents = encode_episodes(model, store, some, cache=self.cache)
         actions = [torch.from_numpy(np.array(store.read(i, []).actions, np.float32)) for i in some]
-        distance = fit_distance(model, latents, actions, config, seed=self.config.seed)
+        refine_predictor(model, latents, actions, config.refine, seed=config.seed)
+        if not config.distance.steps:
+            return {}
+        distance = fit_distance(model, latents, actions, config.distance, seed=config.seed)
         return {"temporal_distance": distance.to(model.device)}
 
     def _steps(self, on_step: OnStep | None, log: Log | None, stopped: threading.Event) -> None:

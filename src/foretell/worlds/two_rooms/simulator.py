@@ -173,20 +173,7 @@ class Simulator:
         """(n, 64, 64, 3) what the camera sees; `rngs`, one per room, draw the sensor noise where there is any."""
         frames = self._canvas.copy()
         n = len(frames)
-        reach = int(np.ceil(self.radius.max() + 1))
-        offset = np.arange(-reach, reach + 1)
-        corner = np.floor(self.position).astype(np.int64)
-        cols = np.clip(corner[:, :1] + offset, 0, SIZE - 1)
-        rows = np.clip(corner[:, 1:] + offset, 0, SIZE - 1)
-        dx = cols + 0.5 - self.position[:, :1]
-        dy = rows + 0.5 - self.position[:, 1:]
-        distance = np.sqrt(dy[:, :, None] ** 2 + dx[:, None, :] ** 2)
-        alpha = np.clip(self.radius[:, None, None] + 0.5 - distance, 0.0, 1.0)[..., None]
-        at = (np.arange(n)[:, None, None] * SIZE + rows[:, :, None]) * SIZE + cols[:, None, :]
-        flat = frames.reshape(-1, 3)
-        under = flat[at]
-        dot = np.minimum(self._colours[:, 0] * self._brightness[:, None], 255)[:, None, None, :]
-        flat[at] = np.rint(under + alpha * (dot - under)).astype(np.uint8)
+        draw_dots(frames, self.position, self.radius, np.minimum(self._colours[:, 0] * self._brightness[:, None], 255))
         if self._noise.max() > 0:
             if len(rngs) != n:
                 raise ValueError(f"rooms with sensor noise need one generator each to render, got {len(rngs)} for {n}")
@@ -208,6 +195,23 @@ class Simulator:
         alpha = np.maximum(column[None, :] * (1 - door[:, None]), np.maximum(edge[None, :], edge[:, None]))
         picture = (ground + alpha[..., None] * (wall - ground)) * self._brightness[index]
         return np.asarray(np.clip(np.rint(picture), 0, 255), np.uint8)
+
+
+def draw_dots(frames: NDArray[np.uint8], position: Array, radius: Array, colour: Array) -> None:
+    """Paint a dot into each of (n, 64, 64, 3) frames, in place: position (n, 2) px, radius (n,) px, colour (n, 3)."""
+    reach = int(np.ceil(radius.max() + 1))
+    offset = np.arange(-reach, reach + 1)
+    corner = np.floor(position).astype(np.int64)
+    cols = np.clip(corner[:, :1] + offset, 0, SIZE - 1)
+    rows = np.clip(corner[:, 1:] + offset, 0, SIZE - 1)
+    dx = cols + 0.5 - position[:, :1]
+    dy = rows + 0.5 - position[:, 1:]
+    distance = np.sqrt(dy[:, :, None] ** 2 + dx[:, None, :] ** 2)
+    alpha = np.clip(radius[:, None, None] + 0.5 - distance, 0.0, 1.0)[..., None]
+    at = (np.arange(len(frames))[:, None, None] * SIZE + rows[:, :, None]) * SIZE + cols[:, None, :]
+    flat = frames.reshape(-1, 3)
+    under = flat[at]
+    flat[at] = np.rint(under + alpha * (colour[:, None, None, :] - under)).astype(np.uint8)
 
 
 def _number(value: object, *, whole: bool) -> bool:

@@ -1,0 +1,86 @@
+"""Refines the predictor of a trained model on its frozen latents, which are cheap once they are computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from foretell.errors import SpecError
+from foretell.model.world_model import WorldModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refine:
+    """How the predictor is refined after the joint training; 0 steps leave it out."""
+
+    steps: int = 0
+    """Optimiser steps."""
+    batch: int = 256
+    """Rollouts in a step."""
+    blocks: int = 5
+    """Latent steps of a rollout."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW; it rises over a tenth of the steps and falls to zero along a cosine."""
+
+    def __post_init__(self) -> None:
+        for name, low in {"steps": 0, "batch": 1, "blocks": 1}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < low:
+                raise SpecError(f"refine: {name} must be a whole number of at least {low}, got {value!r}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise SpecError(f"refine: learning_rate must be above 0, got {self.learning_rate!r}")
+
+
+def refine_predictor(
+    model: WorldModel, latents: Sequence[Tensor], actions: Sequence[Tensor], config: Refine, *, seed: int
+) -> None:
+    """Train the model's predictor, in place, on open-loop rollouts between recorded latents; nothing else changes.
+
+    latents: (T, N, D) of every step of each episode. actions: (T - 1 or more, A) of each, raw units. Episodes too
+    short for a rollout are left out; where all are, the predictor stays as it is.
+    While the encoder learned, its latents kept moving and the predictor could only follow.
+    """
+    block, history, width = model.config.block, model.config.history, model.action_size
+    before, after = (history - 1) * block, config.blocks * block
+    starts = _starts([len(x) for x in latents], before, after)
+    if not config.steps or not len(starts):
+        return
+    # An episode's last step leads nowhere: a row of zeros keeps actions and latents in step.
+    flat = torch.cat(list(latents))
+    acts = torch.cat(
+        [torch.cat([a[: len(z) - 1], a.new_zeros(1, a.shape[1])]) for z, a in zip(latents, actions, strict=True)]
+    )
+    generator = torch.Generator().manual_seed(seed)
+    predictor = model.predictor.train().requires_grad_(True)
+    optimiser = torch.optim.AdamW(predictor.parameters(), lr=config.learning_rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: _share(k, config.steps))
+    for _ in range(config.steps):
+        at = starts[torch.randint(len(starts), (config.batch,), generator=generator)][:, None]
+        context = flat[at + torch.arange(-before, 1, block)].to(model.device)
+        past = acts[at + torch.arange(-before, 0)].reshape(len(at), history - 1, width).to(model.device)
+        plan = acts[at + torch.arange(after)].reshape(len(at), config.blocks, width).to(model.device)
+        wanted = flat[at + torch.arange(block, after + 1, block)].to(model.device)
+        loss = (model.rollout(context, past, plan[:, None])[:, 0] - wanted).square().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+    predictor.eval()
+
+
+def _starts(lengths: Sequence[int], before: int, after: int) -> Tensor:
+    """Rows, in all episodes one after the other, with `before` steps before and `after` steps after them."""
+    found, first = [torch.zeros(0, dtype=torch.long)], 0
+    for length in lengths:
+        found.append(first + torch.arange(before, max(before, length - after)))
+        first += length
+    return torch.cat(found)
+
+
+def _share(step: int, steps: int) -> float:
+    return min(1.0, 10 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))

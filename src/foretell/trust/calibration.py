@@ -1,0 +1,315 @@
+"""What a run needs to know when it is not to be trusted: fitted on training episodes, calibrated on others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foretell.errors import DataError, SpecError
+from foretell.model.world_model import WorldModel
+from foretell.spec import Episode
+from foretell.trust.conformal import needed, p_values, quantile, require_enough, tail_p_values
+from foretell.trust.evidence import change_weight, passing, persistent
+from foretell.trust.novelty import Novelty, fit_novelty, pooled
+from foretell.trust.residuals import residuals
+from foretell.trust.surprise import ResidualLaw, fit_residual_law
+
+SHARE = 3 / 8
+"""Of a level of false alarms: what surprise, and what novelty, may use within the length of calibration episodes."""
+BLOCKS = 2
+"""Blocks of the longest prediction that surprise looks at."""
+FRAMES = 4000
+"""Steps that novelty is fitted on, at most."""
+_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An episode as a model sees it, T steps. latents: (T, N, D). early: per observation channel (T, P, C).
+
+    missing: (T, channels) where a whole channel is not there. actions: (T - 1 or more, A).
+    """
+
+    latents: Tensor
+    early: tuple[Tensor, ...]
+    missing: Tensor
+    actions: Tensor
+
+
+@dataclass(frozen=True)
+class Scores:
+    """surprise: (T,). novelty: (T, channels). NaN where there is none: in the first block, or a channel is missing."""
+
+    surprise: Tensor
+    novelty: Tensor
+
+
+class Calibration(nn.Module):
+    """Turns what a model sees of an episode into p-values and alarms.
+
+    law, novelty: what residuals and first features are like in training. The rest is sorted scores of calibration
+    episodes: `surprise_steps` (n,) and `novelty_steps` (channels, n) of single steps; `surprise_episodes` and
+    `novelty_episodes` (e,), of others, the highest log evidence of each episode.
+    length: steps of the shortest calibration episode.
+    """
+
+    def __init__(
+        self,
+        law: ResidualLaw,
+        novelty: Sequence[Novelty],
+        *,
+        steps: tuple[int, int] = (0, 0),
+        episodes: int = 0,
+        length: int = 1,
+    ) -> None:
+        super().__init__()
+        self.length = length
+        self.law, self.channels = law, tuple(novelty)
+        self.novelty = nn.ModuleList(novelty)
+        self.register_buffer("surprise_steps", torch.zeros(steps[0]))
+        self.register_buffer("novelty_steps", torch.zeros(len(novelty), steps[1]))
+        for name in ("surprise", "novelty"):
+            self.register_buffer(f"{name}_episodes", torch.zeros(episodes, dtype=torch.float64))
+
+    @property
+    def episodes(self) -> int:
+        """How many calibration episodes alarms are set by."""
+        return len(self.get_buffer("surprise_episodes"))
+
+    def scores(self, model: WorldModel, seen: Seen) -> Scores:
+        """Of every step of an episode."""
+        with torch.no_grad():
+            found = residuals(model, seen.latents, seen.actions, self.law.blocks)
+            surprise = self.law(found.values, found.given)
+            novelty = torch.stack([n(e) for n, e in zip(self.channels, seen.early, strict=True)], dim=1)
+        gone = seen.missing.any(1)
+        block = model.config.block
+        affected = gone.clone()
+        for back in range(1, self.law.blocks + model.config.history):
+            affected[back * block :] |= gone[: len(gone) - back * block]
+        return Scores(surprise.masked_fill(affected, math.nan), novelty.masked_fill(seen.missing, math.nan))
+
+    def surprise_p(self, scores: Tensor, *, tail: bool = False) -> Tensor:
+        """p-values (...) of surprises (...), NaN for NaN; `tail`: extrapolated, for evidence."""
+        return _p(self.get_buffer("surprise_steps"), scores, tail)
+
+    def novelty_p(self, scores: Tensor, *, tail: bool = False) -> Tensor:
+        """p-values (..., channels) of novelties (..., channels), NaN for NaN."""
+        reference = self.get_buffer("novelty_steps")
+        return torch.stack([_p(r, s, tail) for r, s in zip(reference, scores.unbind(-1), strict=True)], dim=-1)
+
+    def thresholds(self, level: float, step: int) -> tuple[float, float]:
+        """Log evidence of surprise and of novelty at which to alarm after a step (counted from 0), so that at most a
+        share `level` of ordinary episodes alarms, half of it for each.
+
+        Three quarters of the level are for the steps that calibration episodes have: there the threshold is conformal
+        and holds for exchangeable episodes however their steps depend on each other. The last quarter is for all later
+        steps, where it is Ville's and rests on p-values of separate predictions being independent.
+        Raises SpecError for a level outside (0, 1), DataError where calibration episodes are too few.
+        """
+        if not 0 < level < 1:
+            raise SpecError(f"alarms: a level between 0 and 1 expected, got {level!r}")
+        require_enough(self.episodes, SHARE * level, f"alarms at {level:g}, {SHARE:.3g} of it for each kind")
+        both = [float(quantile(self.get_buffer(f"{n}_episodes"), 1 - SHARE * level)) for n in ("surprise", "novelty")]
+        late = -math.inf if step < self.length else -math.log(level / 8)
+        return max(late, both[0]), max(late, both[1])
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` needs, beside the weights."""
+        return {
+            "law": self.law.to_json(),
+            "novelty": [n.to_json() for n in self.channels],
+            "steps": [self.get_buffer(f"{n}_steps").shape[-1] for n in ("surprise", "novelty")],
+            "episodes": self.episodes,
+            "length": self.length,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Calibration:
+        """Of that configuration, its weights not loaded yet; SpecError where a part is missing or wrong."""
+        try:
+            return Calibration(
+                ResidualLaw.from_json(data["law"]),
+                [Novelty.from_json(n) for n in data["novelty"]],
+                steps=(int(data["steps"][0]), int(data["steps"][1])),
+                episodes=int(data["episodes"]),
+                length=int(data["length"]),
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise SpecError(f"not a calibration: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Log evidence against 'as in calibration' so far, of any batch shape; -inf before the first step.
+
+    lasting: of many small surprises on end. sudden: of single great ones. novelty: of a picture unlike training.
+    """
+
+    lasting: Tensor
+    sudden: Tensor
+    novelty: Tensor
+
+    @staticmethod
+    def start(*shape: int) -> Evidence:
+        """None yet."""
+        none = torch.full(shape, -math.inf, dtype=torch.float64)
+        return Evidence(none, none, none)
+
+    @property
+    def surprise(self) -> Tensor:
+        """The mean of both kinds of surprise: an e-process like each of them."""
+        return torch.logaddexp(self.lasting, self.sudden) - math.log(2)
+
+    def after(self, surprise_p: Tensor, novelty_p: Tensor, weight: float, overlap: int) -> Evidence:
+        """With the (tail) p-values of a step, (...) and (..., channels); NaN adds nothing."""
+        known = ~surprise_p.isnan()
+        p = surprise_p.nan_to_num(nan=1.0)
+        lasting = torch.where(known, persistent(self.lasting, p, weight, overlap), self.lasting)
+        sudden = torch.where(known, passing(self.sudden, p, weight), self.sudden)
+        channels = novelty_p.shape[-1]
+        # The lowest of several p-values, corrected for having chosen it (Bonferroni).
+        lowest = (novelty_p.nan_to_num(nan=1.0).amin(-1) * channels).clamp_max(1.0)
+        return Evidence(lasting, sudden, passing(self.novelty, lowest, weight))
+
+
+def evidence_paths(surprise_p: Tensor, novelty_p: Tensor, length: int, overlap: int) -> tuple[Tensor, Tensor]:
+    """Log evidence of surprise and of novelty, each (E, T), after each step of E episodes.
+
+    surprise_p: (E, T); novelty_p: (E, T, channels), tail p-values. length: of the calibration episodes.
+    """
+    now = Evidence.start(len(surprise_p))
+    path = []
+    for t in range(surprise_p.shape[1]):
+        now = now.after(surprise_p[:, t], novelty_p[:, t], change_weight(t, length), overlap)
+        path.append(now)
+    return torch.stack([e.surprise for e in path], 1), torch.stack([e.novelty for e in path], 1)
+
+
+@torch.no_grad()
+def see(model: WorldModel, episode: Episode) -> Seen:
+    """What a model sees of an episode of its spec."""
+    names = [c.name for c in model.spec.observations]
+    steps = len(episode.observations[names[0]])
+    latents, early = [], []
+    for first in range(0, steps, _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        seen = {n: torch.from_numpy(np.ascontiguousarray(episode.observations[n][part]))[:, None] for n in names}
+        valid = {
+            n: torch.from_numpy(np.ascontiguousarray(episode.valid[n][part]))[:, None]
+            for n in names
+            if n in episode.valid
+        }
+        here = {n: (v if v.dtype == torch.uint8 else v.float()).to(model.device) for n, v in seen.items()}
+        masks = {n: v.to(model.device) for n, v in valid.items()}
+        latents.append(model.encode(here, masks)[:, 0].float().cpu())
+        early.append([_places(f).float().cpu() for f in model.early(here, masks).values()])
+    missing = torch.zeros(steps, len(names), dtype=torch.bool)
+    for i, name in enumerate(names):
+        if name in episode.valid:
+            missing[:, i] = ~torch.from_numpy(episode.valid[name].reshape(steps, -1).any(1))
+    return Seen(
+        torch.cat(latents),
+        tuple(torch.cat(parts) for parts in zip(*early, strict=True)),
+        missing,
+        torch.from_numpy(np.array(episode.actions, np.float32)),
+    )
+
+
+def _places(features: Tensor) -> Tensor:
+    if features.dim() == 2:
+        features = features[..., None]
+    return pooled(features, tuple(features.shape[2:]))[0]
+
+
+def fit(model: WorldModel, episodes: Iterable[Episode], *, seed: int) -> Calibration:
+    """What residuals and first features are like in the episodes that the model was trained on; not calibrated yet.
+
+    Raises DataError where the episodes are too short to predict anything in.
+    """
+    seen = [see(model, episode) for episode in episodes]
+    found = [residuals(model, s.latents, s.actions, BLOCKS) for s in seen]
+    if not found:
+        raise DataError("trust: episodes to learn from expected, there are none")
+    law = fit_residual_law(found, action=model.action_size, seed=seed)
+    return Calibration(law, _fit_novelties(model, seen, seed))
+
+
+def _fit_novelties(model: WorldModel, seen: Sequence[Seen], seed: int) -> list[Novelty]:
+    generator = torch.Generator().manual_seed(seed)
+    lists = []
+    for i, channel in enumerate(model.spec.observations):
+        features = torch.cat([s.early[i][~s.missing[:, i]] for s in seen])
+        if not len(features):
+            raise DataError(f"trust: channel {channel.name} is missing in every step of the training episodes")
+        some = torch.randperm(len(features), generator=generator)[:FRAMES]
+        lists.append(fit_novelty(channel.name, features[some]))
+    return lists
+
+
+def calibrate(
+    fitted: Calibration, model: WorldModel, episodes: Iterable[Episode], *, seed: int, level: float | None = None
+) -> Calibration:
+    """The same, calibrated on episodes that the model was not trained on.
+
+    A part of them, drawn by `seed`, gives the steps' scores; the others, whole, the alarms' thresholds: both
+    guarantees need scores that the other did not see. level: of alarms that must be possible afterwards.
+    Raises DataError, saying how many are needed, where there are too few.
+    """
+    scores = [fitted.scores(model, see(model, episode)) for episode in episodes]
+    total = len(scores)
+    if total < 3:
+        raise DataError(f"calibration: at least 3 episodes expected, there are {total}")
+    if level is not None and total - _for_steps(total) < needed(SHARE * level):
+        least = next(n for n in range(total, 10**9) if n - _for_steps(n) >= needed(SHARE * level))
+        raise DataError(
+            f"calibration: alarms at a level of {level:g} need at least {least} calibration episodes, there are {total}"
+        )
+    order = np.random.default_rng([seed, 0xCA1]).permutation(total)
+    steps, whole = order[: _for_steps(total)], order[_for_steps(total) :]
+    surprise = torch.cat([scores[i].surprise for i in steps])
+    surprise = surprise[~surprise.isnan()].sort().values
+    novelty = torch.cat([scores[i].novelty for i in steps])
+    novelty = novelty[~novelty.isnan().any(1)]
+    if not len(surprise) or not len(novelty):
+        raise DataError("calibration: no step in which every channel is there and a block was predicted")
+    made = Calibration(
+        fitted.law,
+        fitted.channels,
+        steps=(len(surprise), len(novelty)),
+        episodes=len(whole),
+        length=min(len(s.surprise) for s in scores),
+    )
+    made.get_buffer("surprise_steps").copy_(surprise)
+    made.get_buffer("novelty_steps").copy_(novelty.T.sort(dim=1).values)
+    most = [_highest(made, scores[i], model.config.block) for i in whole]
+    made.get_buffer("surprise_episodes").copy_(torch.stack([m[0] for m in most]).sort().values)
+    made.get_buffer("novelty_episodes").copy_(torch.stack([m[1] for m in most]).sort().values)
+    return made.eval().requires_grad_(False)
+
+
+def _for_steps(total: int) -> int:
+    """How many of the calibration episodes give the steps' scores."""
+    return max(1, total // 3)
+
+
+def _highest(made: Calibration, scores: Scores, overlap: int) -> tuple[Tensor, Tensor]:
+    """Log evidence at its highest within the length of the shortest calibration episode."""
+    surprise, novelty = evidence_paths(
+        made.surprise_p(scores.surprise[: made.length], tail=True)[None],
+        made.novelty_p(scores.novelty[: made.length], tail=True)[None],
+        made.length,
+        overlap,
+    )
+    return surprise.amax(), novelty.amax()
+
+
+def _p(reference: Tensor, scores: Tensor, tail: bool) -> Tensor:
+    found = (tail_p_values if tail else p_values)(reference, scores.nan_to_num(nan=0.0))
+    return found.masked_fill(scores.isnan(), math.nan)
