@@ -228,16 +228,16 @@ def _places(features: Tensor) -> Tensor:
     return pooled(features, tuple(features.shape[2:]))[0]
 
 
-def fit(model: WorldModel, episodes: Iterable[Episode], *, seed: int) -> Calibration:
+def fit(model: WorldModel, episodes: Iterable[Episode], *, seed: int, steps: int = 1500) -> Calibration:
     """What residuals and first features are like in the episodes that the model was trained on; not calibrated yet.
 
-    Raises DataError where the episodes are too short to predict anything in.
+    steps: of the optimiser. Raises DataError where the episodes are too short to predict anything in.
     """
     seen = [see(model, episode) for episode in episodes]
     found = [residuals(model, s.latents, s.actions, BLOCKS) for s in seen]
     if not found:
         raise DataError("trust: episodes to learn from expected, there are none")
-    law = fit_residual_law(found, action=model.action_size, seed=seed)
+    law = fit_residual_law(found, action=model.action_size, seed=seed, steps=steps)
     return Calibration(law, _fit_novelties(model, seen, seed))
 
 

@@ -33,7 +33,8 @@ def residuals(model: WorldModel, latents: Tensor, actions: Tensor, blocks: int) 
     steps, size = len(latents), latents[0].numel()
     values = latents.new_full((steps, blocks, size), math.nan)
     given = latents.new_full((steps, blocks, size + model.action_size), math.nan)
-    starts = torch.arange((history - 1) * block, steps - block)
+    first = (history - 1) * block
+    starts = torch.arange(first, max(first, steps - block))
     if not len(starts):
         return Residuals(values, given)
     context = latents[starts[:, None] + block * torch.arange(1 - history, 1)]

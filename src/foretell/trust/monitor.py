@@ -1,0 +1,212 @@
+"""The monitor: watches a stream of observations and actions, and says after each step whether to trust the model."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foretell.errors import DataError, SpecError
+from foretell.model.world_model import WorldModel
+from foretell.spec import Episode
+from foretell.trust.calibration import Calibration, Evidence, see
+from foretell.trust.evidence import change_weight
+from foretell.trust.residuals import residuals
+
+Kind = Literal["surprise", "novelty", "missing"]
+RARE = 0.01
+"""p-value up to which a step adds to evidence that never fades by itself; above it, trust returns."""
+_KEPT = 3.0
+"""Log evidence of lasting surprise beyond the threshold that is kept: so much must fade before trust returns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a monitor says after a step.
+
+    step: counted from 0. surprise: p-value of how badly this observation was predicted; None where nothing predicted
+    it. novelty: p-value by channel of how unlike training it is; None where the channel is missing.
+    trusted: whether the model's predictions hold as far as can be told. kind: why not. alarm: whether this is the
+    first step of the episode that is not to be trusted for surprise or novelty. reasons: for people, one a line.
+    """
+
+    step: int
+    surprise: float | None
+    novelty: Mapping[str, float | None]
+    trusted: bool
+    alarm: bool
+    kind: Kind | None
+    reasons: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, JSON-serialisable."""
+        return {
+            "step": self.step,
+            "surprise": self.surprise,
+            "novelty": dict(self.novelty),
+            "trusted": self.trusted,
+            "alarm": self.alarm,
+            "kind": self.kind,
+            "reasons": list(self.reasons),
+        }
+
+
+class Monitor:
+    """Watches one stream in constant time and memory per step.
+
+    level: share of ordinary episodes that may alarm. A stream is an episode: `reset` begins another.
+    Raises SpecError for a level outside (0, 1), DataError where the calibration cannot give it.
+    """
+
+    def __init__(self, model: WorldModel, calibration: Calibration, *, level: float = 0.01) -> None:
+        self.model, self.calibration, self.level = model, calibration, level
+        self._early = calibration.thresholds(level, 0)
+        self._late = calibration.thresholds(level, calibration.length)
+        block = model.config.block
+        self._reach = block * (calibration.law.blocks + model.config.history - 1)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new episode."""
+        self._step = 0
+        self._evidence = Evidence.start()
+        self._alarmed: Kind | None = None
+        self._latents: deque[Tensor] = deque(maxlen=self._reach + 1)
+        self._missing: deque[bool] = deque(maxlen=self._reach + 1)
+        self._actions: deque[Tensor] = deque(maxlen=self._reach)
+
+    def step(
+        self,
+        observation: Mapping[str, NDArray[Any]],
+        action: NDArray[Any] | None = None,
+        valid: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Verdict:
+        """The verdict on what is seen now.
+
+        observation: by channel, (*shape) in raw units. action: (A,) raw, the one that led here from the observation
+        before; None at the first step. valid: by channel, a bool or (F,) of them; values that are not finite count as
+        missing. Raises SpecError, naming the channel, for what does not fit the spec, DataError for an action at the
+        first step or none later: a step was skipped or told twice.
+        """
+        size = self.model.spec.action.size
+        if (action is None) != (self._step == 0) and size:
+            what = "no action before the first observation" if self._step == 0 else "the action since the last one"
+            raise DataError(f"monitor: step {self._step}: {what} expected; `reset` begins another episode")
+        episode = _single(self.model, observation, valid)
+        seen = see(self.model, episode)
+        if action is not None:
+            taken = torch.as_tensor(np.asarray(action, np.float32))
+            if taken.shape != (size,) or not bool(taken.isfinite().all()):
+                raise SpecError(f"monitor: a finite action of shape ({size},) expected, got {np.asarray(action)!r}")
+            self._actions.append(taken)
+        self._latents.append(seen.latents[0])
+        self._missing.append(bool(seen.missing.any()))
+        with torch.no_grad():
+            novel = torch.stack([n(e)[0] for n, e in zip(self.calibration.channels, seen.early, strict=True)])
+        novel = novel.masked_fill(seen.missing[0], math.nan)
+        return self._judge(self._surprise(), novel)
+
+    def _surprise(self) -> Tensor:
+        """() the score of the newest latent; NaN where nothing predicted it."""
+        block, law = self.model.config.block, self.calibration.law
+        here = len(self._latents) - 1
+        needed = range(here, -1, -block)[: law.blocks + self.model.config.history]
+        if any(self._missing[i] for i in needed):
+            return torch.tensor(math.nan)
+        actions = torch.stack(list(self._actions)) if self._actions else torch.zeros(0, self.model.spec.action.size)
+        if len(actions) < here:
+            actions = torch.zeros(here, 0)
+        found = residuals(self.model, torch.stack(list(self._latents)), actions, law.blocks)
+        with torch.no_grad():
+            return torch.as_tensor(law(found.values[here], found.given[here]))
+
+    def _judge(self, surprise: Tensor, novelty: Tensor) -> Verdict:
+        made = self.calibration
+        weight = change_weight(self._step, made.length)
+        now = self._evidence.after(
+            made.surprise_p(surprise, tail=True), made.novelty_p(novelty, tail=True), weight, self.model.config.block
+        )
+        high = self._early if self._step < made.length else self._late
+        # What is kept is forgotten in time; less evidence is still evidence.
+        self._evidence = replace(now, lasting=now.lasting.clamp_max(high[0] + _KEPT))
+        p = float(made.surprise_p(surprise))
+        each = [float(x) for x in made.novelty_p(novelty)]
+        names = [c.name for c in self.model.spec.observations]
+        missing = [n for n, x in zip(names, each, strict=True) if math.isnan(x)]
+        lowest = min((x for x in each if not math.isnan(x)), default=1.0)
+        surprised = float(now.surprise) >= high[0] and (float(now.lasting) >= high[0] or p <= RARE)
+        new = float(now.novelty) >= high[1] and lowest * len(each) <= RARE
+        alarm = self._alarmed is None and (surprised or new)
+        if alarm:
+            # A picture unlike training that nothing announced is first of all something that should not have happened.
+            self._alarmed = "surprise" if surprised else "novelty"
+        kind: Kind | None = None
+        if surprised or new:
+            kind = self._alarmed if surprised and new else "surprise" if surprised else "novelty"
+        elif missing:
+            kind = "missing"
+        reasons = [f"{n}: channel missing" for n in missing]
+        if new:
+            reasons += [
+                f"{n}: unlike training (p = {_rounded(x)})"
+                for n, x in zip(names, each, strict=True)
+                if x * len(each) <= RARE
+            ]
+        if surprised:
+            reasons.append(_surprised(names, p))
+        verdict = Verdict(
+            step=self._step,
+            surprise=None if math.isnan(p) else p,
+            novelty={n: None if math.isnan(x) else x for n, x in zip(names, each, strict=True)},
+            trusted=kind is None,
+            alarm=alarm,
+            kind=kind,
+            reasons=tuple(reasons),
+        )
+        self._step += 1
+        return verdict
+
+
+def _surprised(names: list[str], p: float) -> str:
+    where = f"{names[0]}: " if len(names) == 1 else ""
+    now = "" if math.isnan(p) else f" (p = {_rounded(p)} now)"
+    return f"{where}what followed was not what was predicted{now}"
+
+
+def _rounded(p: float) -> str:
+    return f"{p:.1g}"
+
+
+def _single(
+    model: WorldModel, observation: Mapping[str, NDArray[Any]], valid: Mapping[str, NDArray[Any]] | None
+) -> Episode:
+    """One observation as an episode of one step, checked, with masks for what is not finite."""
+    values, masks = {}, {}
+    for channel in model.spec.observations:
+        if channel.name not in observation:
+            raise SpecError(f"monitor: channel {channel.name} is missing; mark it as such with `valid` if it is lost")
+        value = np.asarray(observation[channel.name])
+        if value.shape != channel.shape:
+            raise SpecError(f"monitor: channel {channel.name} of shape {channel.shape} expected, got {value.shape}")
+        if channel.kind == "image":
+            if value.dtype != np.uint8:
+                raise SpecError(f"monitor: channel {channel.name} must be uint8 (8 bits a colour), got {value.dtype}")
+            finite = np.ones((), np.bool_)
+        else:
+            value = value.astype(np.float32)
+            finite = np.isfinite(value).reshape(channel.shape[0], -1).all(1)
+        given = (valid or {}).get(channel.name)
+        seen = finite if given is None else finite & np.broadcast_to(np.asarray(given, np.bool_), finite.shape)
+        if not seen.all():
+            masks[channel.name] = seen[None]
+            if channel.kind != "image":
+                value = np.where(seen.reshape(-1, *(1,) * (value.ndim - 1)), value, np.float32(0))
+        values[channel.name] = value[None]
+    return Episode(observations=values, actions=np.zeros((0, model.spec.action.size), np.float32), valid=masks)
