@@ -32,6 +32,7 @@ RANDOM = Experiment(
     episodes=3000,
     training=TrainConfig(model=ModelConfig(context=8), steps=4000),
     evaluation=EvaluationConfig(keep=0),
+    trust=False,
 )
 FAR = Experiment(
     world="two_rooms",
@@ -39,6 +40,7 @@ FAR = Experiment(
     episodes=250,
     training=TrainConfig(model=ModelConfig(block=8), steps=1500),
     evaluation=EvaluationConfig(task={"distance": "far"}, keep=0),
+    trust=False,
 )
 SEEDS = (0, 1, 2)
 

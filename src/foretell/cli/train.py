@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from foretell.cli.command import Command, Context
+from foretell.cli.console import rank
+from foretell.errors import DataError
 from foretell.training.config import TrainConfig
 
 _APART = ("step", "learning_rate", "frames_per_second", "seconds", "gradient")
@@ -45,6 +47,8 @@ class Train(Command):
         None
     )
     """Folder for the decoded episodes, about as large as these are in memory."""
+    calibrate: bool = True
+    """Calibrate on the held-out episodes how far to trust the run, once it is trained."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
     def run(self, context: Context) -> dict[str, Any]:
@@ -68,6 +72,7 @@ class Train(Command):
             if (self.out / RECORD).exists():
                 raise KeyboardInterrupt(f"the same command with --resume goes on with {self.out}") from None
             raise
+        lowest = self._calibrated(context) if self.calibrate and not rank() else None
         made = TrainRecord.read(self.out)
         log = read_log(self.out / LOG)
         return {
@@ -84,8 +89,27 @@ class Train(Command):
             "device": made.device,
             "precision": made.precision,
             "ranks": made.ranks,
+            "lowest_level": lowest,
             "last": log[-1] if log else {},
         }
+
+    def _calibrated(self, context: Context) -> float | None:
+        """The lowest level of false alarms that can be asked for; None where too few episodes are held out."""
+        from foretell.episodes.store import EpisodeStore
+        from foretell.evaluation.trust import PART, calibrate_run
+        from foretell.model.checkpoint import load
+        from foretell.trust.calibration import Calibration
+
+        part = load(self.out).parts.get(PART)
+        if isinstance(part, Calibration):
+            return part.lowest
+        say = context.console.print
+        try:
+            store = EpisodeStore(self.store)
+            return float(calibrate_run(self.out, store, seed=context.seed, say=say)["lowest_level"])
+        except DataError as error:
+            say(f"not calibrated: {error}", soft_wrap=True)
+            return None
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """What was trained on what, how fast, what it came to, and what to do next."""

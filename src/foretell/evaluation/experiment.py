@@ -17,6 +17,7 @@ from foretell.evaluation.forecast import calibrate, forecast
 from foretell.evaluation.report import write_json
 from foretell.evaluation.runs import open_run
 from foretell.evaluation.suite import Evaluation, EvaluationConfig, Recorded, evaluate, readout_for
+from foretell.evaluation.trust import calibrate_run
 from foretell.model.checkpoint import save
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
@@ -61,13 +62,17 @@ class Silent:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Settings. options: of the world. episodes: to record. training, evaluation: what is done with them."""
+    """Settings. options: of the world. episodes: to record. training, evaluation: what is done with them.
+
+    trust: whether the run is calibrated to know when it is not to be trusted.
+    """
 
     world: str
     options: Mapping[str, Any] = field(default_factory=dict)
     episodes: int
     training: TrainConfig
     evaluation: EvaluationConfig
+    trust: bool = True
 
     def __post_init__(self) -> None:
         if self.episodes < 2:
@@ -122,6 +127,8 @@ def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: L
         train(EpisodeStore(folder / EPISODES), folder / RUN, training, on_step=on_step)
     lap("train")
     listener.say("calibrating on held-out episodes")
+    if settings.trust:
+        calibrate_run(folder / RUN, seed=seed)
     run = open_run(folder / RUN)
     recorded = run.recorded()
     readout = readout_for(run.model, run.parts, recorded, seed=seed)

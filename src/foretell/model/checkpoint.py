@@ -32,6 +32,7 @@ _MODEL = "model"
 PARTS: dict[str, str] = {
     "temporal_distance": "foretell.model.distance:TemporalDistance",
     "readout": "foretell.model.readout:Readout",
+    "trust": "foretell.trust.calibration:Calibration",
 }
 """Heads that may travel with a model, by kind; a part is named `KIND`, or `KIND.NAME` where there may be several.
 

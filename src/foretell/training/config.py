@@ -122,7 +122,7 @@ class TrainConfig:
         """The inverse of `to_json`; SpecError for unknown settings and wrong values."""
         try:
             rest = {key: value for key, value in data.items() if key not in _NESTED}
-            nested = {name: kind(**data.get(name, {})) for name, kind in _NESTED.items()}
+            nested = {name: kind(**data[name]) for name, kind in _NESTED.items()}
             return TrainConfig(**nested, **rest)
         except (TypeError, KeyError) as error:
             raise SpecError(f"training: not a configuration: {error}") from error

@@ -104,6 +104,7 @@ def _begin(store: EpisodeStore, out: Path, config: TrainConfig, ranks: Ranks, re
         fingerprint=store.fingerprint(),
         training=training,
         held_out=held_out,
+        contents=[store.content(i) for i in training] if ranks.first else [],
         device=str(ranks.device),
         precision=resolve_precision(config.precision, ranks.device),
         ranks=ranks.size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,8 +24,9 @@ class TrainRecord:
     """What a run folder says about its training.
 
     store, fingerprint: path and content of the episodes. training, held_out: numbers of the episodes
-    trained on and kept for evaluation. device, precision: what `auto` came to. steps: done so far.
-    seconds: spent on them. finished: whether nothing is left to do. machine: versions and hardware, in words.
+    trained on and kept for evaluation. contents: hashes of those trained on, by which they are known
+    elsewhere. device, precision: what `auto` came to. steps: done so far. seconds: spent on them.
+    finished: whether nothing is left to do. machine: versions and hardware, in words.
     Raises SpecError for values of another type, and where no episode is trained on or one is held out too.
     """
 
@@ -34,6 +35,7 @@ class TrainRecord:
     fingerprint: str
     training: list[int]
     held_out: list[int]
+    contents: list[str] = field(default_factory=list)
     device: str
     precision: str
     ranks: int = 1
@@ -46,7 +48,7 @@ class TrainRecord:
     def __post_init__(self) -> None:
         for names, kind in (
             (("store", "fingerprint", "device", "precision"), str),
-            (("training", "held_out"), list),
+            (("training", "held_out", "contents"), list),
             (("ranks", "parameters", "steps"), int),
             (("finished",), bool),
         ):

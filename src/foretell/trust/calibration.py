@@ -82,6 +82,11 @@ class Calibration(nn.Module):
         """How many calibration episodes alarms are set by."""
         return len(self.get_buffer("surprise_episodes"))
 
+    @property
+    def lowest(self) -> float:
+        """The lowest share of false alarms that can be asked for with so many episodes."""
+        return 1 / (self.episodes + 1) / SHARE
+
     def scores(self, model: WorldModel, seen: Seen) -> Scores:
         """Of every step of an episode."""
         with torch.no_grad():
@@ -264,13 +269,7 @@ def calibrate(
     """
     scores = [fitted.scores(model, see(model, episode)) for episode in episodes]
     total = len(scores)
-    if total < 3:
-        raise DataError(f"calibration: at least 3 episodes expected, there are {total}")
-    if level is not None and total - _for_steps(total) < needed(SHARE * level):
-        least = next(n for n in range(total, 10**9) if n - _for_steps(n) >= needed(SHARE * level))
-        raise DataError(
-            f"calibration: alarms at a level of {level:g} need at least {least} calibration episodes, there are {total}"
-        )
+    require_episodes(total, level)
     order = np.random.default_rng([seed, 0xCA1]).permutation(total)
     steps, whole = order[: _for_steps(total)], order[_for_steps(total) :]
     surprise = torch.cat([scores[i].surprise for i in steps])
@@ -292,6 +291,17 @@ def calibrate(
     made.get_buffer("surprise_episodes").copy_(torch.stack([m[0] for m in most]).sort().values)
     made.get_buffer("novelty_episodes").copy_(torch.stack([m[1] for m in most]).sort().values)
     return made.eval().requires_grad_(False)
+
+
+def require_episodes(total: int, level: float | None = None) -> None:
+    """Raise DataError, saying how many are needed, where so many episodes cannot calibrate alarms at that level."""
+    if total < 3:
+        raise DataError(f"calibration: at least 3 episodes expected, there are {total}")
+    if level is not None and total - _for_steps(total) < needed(SHARE * level):
+        least = next(n for n in range(total, 10**9) if n - _for_steps(n) >= needed(SHARE * level))
+        raise DataError(
+            f"calibration: alarms at a level of {level:g} need at least {least} calibration episodes, there are {total}"
+        )
 
 
 def _for_steps(total: int) -> int:

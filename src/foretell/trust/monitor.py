@@ -102,7 +102,7 @@ class Monitor:
         episode = _single(self.model, observation, valid)
         seen = see(self.model, episode)
         if action is not None:
-            taken = torch.as_tensor(np.asarray(action, np.float32))
+            taken = torch.from_numpy(np.array(action, np.float32))
             if taken.shape != (size,) or not bool(taken.isfinite().all()):
                 raise SpecError(f"monitor: a finite action of shape ({size},) expected, got {np.asarray(action)!r}")
             self._actions.append(taken)

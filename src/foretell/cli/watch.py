@@ -1,0 +1,132 @@
+"""`foretell watch`: streams through episodes and says where a run's model is not to be trusted, and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from foretell.cli.command import Command, Context
+from foretell.errors import DataError, SpecError
+
+if TYPE_CHECKING:
+    from foretell.spec import Episode
+
+_POLL = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch(Command):
+    """Stream through episodes and print events as they occur: what was not predicted, what is new, what is missing.
+
+    An event is a step at which trust is lost, or returns. Before anything is printed the run must be calibrated,
+    which `foretell train` does and `foretell calibrate` does better.
+
+      foretell watch runs/rooms data/today
+      foretell watch runs/rooms data/today --follow --idle 60
+    """
+
+    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
+    """A calibrated run."""
+    store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
+    """The episodes to stream through."""
+    level: Annotated[
+        float | None, tyro.conf.arg(metavar="SHARE", help_behavior_hint="(default: 0.01, or the lowest there is)")
+    ] = None
+    """Share of ordinary episodes that may alarm."""
+    follow: bool = False
+    """Go on with episodes that are still being recorded, until interrupted."""
+    idle: Annotated[float, tyro.conf.arg(metavar="SECONDS", help_behavior_hint="(default: for ever)")] = float("inf")
+    """With --follow: stop when nothing new has come for so long."""
+
+    def __post_init__(self) -> None:
+        if self.level is not None and not 0 < self.level < 1:
+            raise SpecError(f"--level: a share between 0 and 1 expected, got {self.level:g}")
+        if not self.idle > 0:
+            raise SpecError(f"--idle: more than 0 seconds expected, got {self.idle:g}")
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Watch; returns counts and the events."""
+        from foretell.evaluation.trust import calibration_of
+        from foretell.model.checkpoint import load
+        from foretell.trust.monitor import Monitor
+
+        found = load(self.run_folder)
+        calibration = calibration_of(found, self.run_folder)
+        level = max(0.01, calibration.lowest) if self.level is None else self.level
+        monitor = Monitor(found.model, calibration, level=level)
+        events: list[dict[str, Any]] = []
+        episodes = steps = alarmed = 0
+        try:
+            for number, episode in self._episodes(found.model.spec):
+                seen = [event for event in events_of(monitor, episode, number) if _say(context.console, event)]
+                episodes, steps = episodes + 1, steps + len(episode.actions) + 1
+                alarmed += any(e["alarm"] for e in seen)
+                events += seen
+        except KeyboardInterrupt:
+            if not self.follow:
+                raise
+        return {
+            "run": str(self.run_folder),
+            "store": str(self.store),
+            "level": level,
+            "episodes": episodes,
+            "steps": steps,
+            "alarmed": alarmed,
+            "events": events,
+        }
+
+    def show(self, result: dict[str, Any], console: Console) -> None:
+        """How many episodes alarmed."""
+        console.print(
+            f"{result['alarmed']:,} of {result['episodes']:,} episodes alarmed, at a level of {result['level']:.2g}:"
+            f" so large a share of ordinary episodes may",
+            soft_wrap=True,
+        )
+
+    def _episodes(self, spec: Any) -> Iterator[tuple[int, Episode]]:
+        """Number and episode, one after the other; with `follow`, those still to come, too."""
+        from foretell.episodes.store import EpisodeStore
+
+        done, last = 0, time.monotonic()
+        while True:
+            try:
+                store = EpisodeStore(self.store)
+            except DataError:
+                # A store that is being written may not be there yet.
+                if not self.follow or time.monotonic() - last >= self.idle:
+                    raise
+                store = None
+            if store is not None:
+                spec.require(store.spec, str(self.store))
+                for number in range(done, len(store)):
+                    yield number, store.read(number)
+                    last = time.monotonic()
+                done = max(done, len(store))
+            if not self.follow or time.monotonic() - last >= self.idle:
+                return
+            time.sleep(_POLL)
+
+
+def events_of(monitor: Any, episode: Episode, number: int) -> Iterator[dict[str, Any]]:
+    """The steps of an episode at which trust is lost, changes its reason, or returns."""
+    monitor.reset()
+    before: str | None = None
+    for t in range(len(episode.actions) + 1):
+        seen = {name: values[t] for name, values in episode.observations.items()}
+        masks = {name: mask[t] for name, mask in episode.valid.items()}
+        verdict = monitor.step(seen, episode.actions[t - 1] if t else None, masks)
+        if verdict.kind != before:
+            yield {"episode": number, **verdict.to_json()}
+        before = verdict.kind
+
+
+def _say(console: Console, event: dict[str, Any]) -> bool:
+    why = "; ".join(event["reasons"]) or "as in calibration again"
+    console.print(f"episode {event['episode']}, step {event['step']}: {why}", soft_wrap=True, markup=False)
+    return True

@@ -1,0 +1,120 @@
+"""Calibrating a run and watching streams with it, as a user does; and what a user gets wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.end_to_end.runs import content, refused, rooms, tiny
+
+from foretell.cli.main import main
+from foretell.evaluation import trust
+from foretell.trust import calibration
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, calibrated, its store, and others."""
+    folder = tmp_path_factory.mktemp("trust")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trust, "fit", lambda *a, **k: calibration.fit(*a, **k, steps=40))
+        rooms(folder / "rooms", 12)
+        rooms(folder / "more", 40, "--seed", "1")
+        assert main(["train", str(folder / "rooms"), "--out", str(folder / "run"), "--no-calibrate", *tiny()]) == 0
+        assert main(["calibrate", str(folder / "run"), str(folder / "more")]) == 0
+    return folder
+
+
+def say(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> tuple[str, str]:
+    assert main([*map(str, arguments), "--json"]) == code
+    return capsys.readouterr()
+
+
+def test_a_calibrated_run_watches_what_it_was_calibrated_for(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rooms(made / "today", 20, "--seed", "2")
+    rooms(made / "dark", 20, "--seed", "2", "--set", "brightness=0.5")
+    capsys.readouterr()
+    found = {n: json.loads(say(capsys, "watch", made / "run", made / n)[0]) for n in ("today", "dark")}
+    assert (found["today"]["episodes"], found["today"]["steps"]) == (20, 20 * 25)
+    assert found["today"]["alarmed"] <= 8
+    assert found["dark"]["alarmed"] == 20
+    first = found["dark"]["events"][0]
+    assert first["step"] <= 5
+    assert (first["kind"], first["alarm"], first["trusted"]) == ("novelty", True, False)
+    assert first["reasons"][0].startswith("camera: unlike training (p = ")
+
+
+def test_events_are_told_as_they_occur(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rooms(made / "night", 2, "--seed", "3", "--set", "brightness=0.5")
+    capsys.readouterr()
+    assert main(["watch", str(made / "run"), str(made / "night")]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"^episode 0, step \d: camera: unlike training \(p = ", err)
+    assert "2 of 2 episodes alarmed" in out
+
+
+@pytest.mark.slow
+def test_a_store_that_is_still_being_written_is_followed(made: Path) -> None:
+    out = made / "growing"
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "foretell", "watch", made / "run", out, "--follow", "--idle", "20", "--json"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    rooms(out, 5, "--seed", "4")
+    found = json.loads(watching.communicate(timeout=120)[0])
+    assert watching.returncode == 0
+    assert found["episodes"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("calibrate", "run", "nowhere"), "nowhere: no such folder"),
+        (("calibrate", "nowhere", "more"), "a run folder expected, there is none"),
+        (("calibrate", "run", "same"), "episodes that .*run was not trained on expected, got 11 that it was: "),
+        (("calibrate", "run", "rooms"), "calibration: at least 3 episodes expected, there are 1"),
+        (("calibrate", "run", "more", "--level", "0.01"), "need at least 398 calibration episodes, there are 40"),
+        (("calibrate", "run", "more", "--level", "1"), "--level: a share between 0 and 1 expected, got 1"),
+        (("calibrate", "run", "faster"), "action low .* expected, got"),
+        (("watch", "run", "nowhere"), "nowhere: no such folder"),
+        (("watch", "bare", "more"), "not calibrated; `foretell calibrate .*bare STORE` does it"),
+        (("watch", "run", "more", "--level", "0.001"), "needs at least 2666 calibration episodes, there are 27"),
+        (("watch", "run", "more", "--level", "0"), "--level: a share between 0 and 1 expected"),
+        (("watch", "run", "faster"), "action low .* expected, got"),
+    ],
+)
+def test_mistakes_get_one_line_and_change_nothing(
+    made: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    for name, options in {"same": ("12",), "faster": ("4", "--set", "step=1.0")}.items():
+        if not (made / name).exists():
+            rooms(made / name, int(options[0]) + (name == "same"), *options[1:])
+    if not (made / "bare").exists():
+        assert main(["train", str(made / "rooms"), "--out", str(made / "bare"), "--no-calibrate", *tiny()]) == 0
+    before = content(made / "run")
+    capsys.readouterr()
+    command, *places = [made / a if i in (1, 2) else a for i, a in enumerate(arguments)]
+    out, err = say(capsys, command, *places, code=2)
+    assert re.search(words, refused(err, out))
+    assert content(made / "run") == before
+
+
+def test_training_calibrates_on_what_it_holds_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "fit", lambda *a, **k: calibration.fit(*a, **k, steps=5))
+    rooms(tmp_path / "rooms", 10)
+    capsys.readouterr()
+    out, _ = say(capsys, "train", tmp_path / "rooms", "--out", tmp_path / "run", *tiny(holdout=0.4))
+    told = json.loads(out)
+    # A third of them gives the steps' scores, the others the alarms.
+    alarms = told["held_out"] - max(1, told["held_out"] // 3)
+    assert told["lowest_level"] == pytest.approx(1 / (alarms + 1) / 0.375)
+    assert json.loads(say(capsys, "watch", tmp_path / "run", tmp_path / "rooms")[0])["episodes"] == 10
