@@ -177,6 +177,8 @@ def _selected(state: State, at: Tensor, controller: Controller) -> State:
         search=search,
         plan=None if state.plan is None else Plan(state.plan.actions[at], state.plan.cost[at], search),
         imagined=None if state.imagined is None else state.imagined[at],
+        guarded=tuple(state.guarded[i] for i in at.tolist()) if state.guarded else (),
+        advice=tuple(state.advice[i] for i in at.tolist()) if state.advice else (),
     )
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from foretell.errors import SpecError
 from foretell.planning.costs import Distance, Imagines, StageCost, combined, rollout_cost, squared_distance, towards
+from foretell.planning.guard import Advice, Guard, Mode
 from foretell.planning.live import checked
 from foretell.planning.planner import Cost, Plan, Planner, PlanningError, PlanState, copied
 from foretell.spec import ActionSpec, Spec
+
+_SHARES: dict[Mode, float] = {"carry_on": 1.0, "slow_down": 0.5, "hand_over": 0.0}
 
 Propose = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Context (B, H, N, D), past (B, H-1, A) and goal latents (B, N, D), if any -> plans (B, P, K, A) to consider."""
@@ -88,6 +91,7 @@ class State:
     actions: (B, T, A) the latest raw actions executed, the newest last.
     search: where the next search starts from. plan: the latest, actions (B, K, block * A); planned_at: its time.
     imagined: (B, K, N, D) the latents that the plan is expected to lead to.
+    guarded: the guard's state of each episode; empty without a guard. advice: what it said last, of each.
     """
 
     time: int
@@ -101,6 +105,8 @@ class State:
     plan: Plan | None = None
     planned_at: int = 0
     imagined: Tensor | None = None
+    guarded: tuple[Any, ...] = ()
+    advice: tuple[Advice, ...] = ()
 
     def executed(self, actions: Tensor) -> State:
         """The same state after other raw actions (B, A) than the controller's last were executed."""
@@ -117,7 +123,9 @@ class Controller:
     penalty: a cost of the actions themselves, added to that of what they lead to.
     propose: offers plans to the planner at each replanning (an inverse-dynamics policy, a retrieved plan).
     scale: (A,) typical size of the actions, used where they have no bounds; 1 unless given.
-    Raises SpecError where the spec names no actions or a plan ends before the next one is made.
+    guard: may slow an episode down (halfway from the spec's safe action to the planned one) or hand it over to the
+    safe action altogether. Raises SpecError where the spec names no actions, or none that is safe beside a guard, or
+    a plan ends before the next one is made.
     """
 
     def __init__(
@@ -130,13 +138,16 @@ class Controller:
         penalty: Cost | None = None,
         propose: Propose | None = None,
         scale: Tensor | None = None,
+        guard: Guard | None = None,
     ) -> None:
-        self.model, self.planner = model, planner
+        self.model, self.planner, self.guard = model, planner, guard
         self.config = ControllerConfig() if config is None else config
         self.distance, self.penalty, self.propose, self.scale = distance, penalty, propose, scale
         self.spec, self.block, self.history = model.spec, model.config.block, model.config.history
         if self.spec.action.size == 0:
             raise SpecError("controller: the spec names no actions, so there is nothing to plan")
+        if guard is not None and self.spec.action.safe is None:
+            raise SpecError("controller: the spec names no safe action to hand over to, which a guard needs")
         planned = self.config.horizon * self.block
         if self.config.replan_every > planned:
             raise SpecError(
@@ -187,6 +198,7 @@ class Controller:
             latents=(),
             actions=low.new_zeros(batch, 0, self.spec.action.size),
             search=search,
+            guarded=() if self.guard is None else tuple(self.guard.start() for _ in range(batch)),
         )
 
     def step(
@@ -201,11 +213,38 @@ class Controller:
         # A caller may be in inference mode, whose tensors a gradient planner cannot use.
         with torch.inference_mode(False), torch.no_grad():
             steps, masks = checked(self.spec, observations, valid, batch=state.batch)
+            before = state.actions[:, -1] if state.time else None
             if self._needed(state.time):
                 state = self._seen(state, self._encode(steps, masks))
             if state.time % self.config.replan_every == 0:
                 state = self._replan(state)
-            return self._act(state)
+            actions, state = self._act(state)
+            return (actions, state) if self.guard is None else self._guarded(actions, before, steps, masks or {}, state)
+
+    def _guarded(
+        self,
+        actions: Tensor,
+        before: Tensor | None,
+        steps: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        state: State,
+    ) -> tuple[Tensor, State]:
+        """The actions as the guard lets them pass."""
+        assert self.guard is not None
+        advice, guarded = [], []
+        for i, known in enumerate(state.guarded):
+            said, now = self.guard.advise(
+                {n: x[i, 0] for n, x in steps.items()},
+                {n: x[i, 0] for n, x in masks.items()},
+                None if before is None else before[i],
+                known,
+            )
+            advice.append(said)
+            guarded.append(now)
+        safe = actions.new_tensor(self.spec.action.safe)
+        share = actions.new_tensor([_SHARES[said.mode] for said in advice])[:, None]
+        actions = torch.lerp(safe.expand_as(actions), actions, share)
+        return actions, replace(state.executed(actions), guarded=tuple(guarded), advice=tuple(advice))
 
     def _act(self, state: State) -> tuple[Tensor, State]:
         assert state.plan is not None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -58,6 +57,21 @@ class Verdict:
         }
 
 
+@dataclass(frozen=True)
+class Watched:
+    """What a monitor knows of a stream between two steps. Nothing in it is changed in place.
+
+    step: observations seen. latents, missing, actions: the latest, as far back as the longest prediction reaches.
+    """
+
+    step: int = 0
+    evidence: Evidence = field(default_factory=Evidence.start)
+    alarmed: Kind | None = None
+    latents: tuple[Tensor, ...] = ()
+    missing: tuple[bool, ...] = ()
+    actions: tuple[Tensor, ...] = ()
+
+
 class Monitor:
     """Watches one stream in constant time and memory per step.
 
@@ -69,18 +83,12 @@ class Monitor:
         self.model, self.calibration, self.level = model, calibration, level
         self._early = calibration.thresholds(level, 0)
         self._late = calibration.thresholds(level, calibration.length)
-        block = model.config.block
-        self._reach = block * (calibration.law.blocks + model.config.history - 1)
-        self.reset()
+        self._reach = model.config.block * (calibration.law.blocks + model.config.history - 1)
+        self.state = Watched()
 
     def reset(self) -> None:
         """Begin a new episode."""
-        self._step = 0
-        self._evidence = Evidence.start()
-        self._alarmed: Kind | None = None
-        self._latents: deque[Tensor] = deque(maxlen=self._reach + 1)
-        self._missing: deque[bool] = deque(maxlen=self._reach + 1)
-        self._actions: deque[Tensor] = deque(maxlen=self._reach)
+        self.state = Watched()
 
     def step(
         self,
@@ -93,95 +101,96 @@ class Monitor:
         observation: by channel, (*shape) in raw units. action: (A,) raw, the one that led here from the observation
         before; None at the first step. valid: by channel, a bool or (F,) of them; values that are not finite count as
         missing. Raises SpecError, naming the channel, for what does not fit the spec, DataError for an action at the
-        first step or none later: a step was skipped or told twice.
+        first step or none later: a step was skipped or told twice. What is refused changes nothing.
         """
+        verdict, self.state = self.judge(self.state, observation, action, valid)
+        return verdict
+
+    def judge(
+        self,
+        state: Watched,
+        observation: Mapping[str, NDArray[Any]],
+        action: NDArray[Any] | None = None,
+        valid: Mapping[str, NDArray[Any]] | None = None,
+    ) -> tuple[Verdict, Watched]:
+        """As `step`, for a stream whose state is kept by the caller; begin with `Watched()`."""
         size = self.model.spec.action.size
-        if (action is None) != (self._step == 0) and size:
-            what = "no action before the first observation" if self._step == 0 else "the action since the last one"
-            raise DataError(f"monitor: step {self._step}: {what} expected; `reset` begins another episode")
-        episode = _single(self.model, observation, valid)
-        seen = see(self.model, episode)
-        if action is not None:
-            taken = torch.from_numpy(np.array(action, np.float32))
-            if taken.shape != (size,) or not bool(taken.isfinite().all()):
-                raise SpecError(f"monitor: a finite action of shape ({size},) expected, got {np.asarray(action)!r}")
-            self._actions.append(taken)
-        self._latents.append(seen.latents[0])
-        self._missing.append(bool(seen.missing.any()))
+        if (action is None) != (state.step == 0) and size:
+            what = "no action before the first observation" if state.step == 0 else "the action since the last one"
+            raise DataError(f"monitor: step {state.step}: {what} expected; `reset` begins another episode")
+        taken = () if action is None else (_action(action, size),)
+        seen = see(self.model, _single(self.model, observation, valid))
+        now = replace(
+            state,
+            latents=(*state.latents, seen.latents[0])[-self._reach - 1 :],
+            missing=(*state.missing, bool(seen.missing.any()))[-self._reach - 1 :],
+            actions=(*state.actions, *taken)[-self._reach :],
+        )
         with torch.no_grad():
             novel = torch.stack([n(e)[0] for n, e in zip(self.calibration.channels, seen.early, strict=True)])
-        novel = novel.masked_fill(seen.missing[0], math.nan)
-        return self._judge(self._surprise(), novel)
+        return self._verdict(now, self._surprise(now), novel.masked_fill(seen.missing[0], math.nan))
 
-    def _surprise(self) -> Tensor:
+    def _surprise(self, state: Watched) -> Tensor:
         """() the score of the newest latent; NaN where nothing predicted it."""
         block, law = self.model.config.block, self.calibration.law
-        here = len(self._latents) - 1
+        here = len(state.latents) - 1
         needed = range(here, -1, -block)[: law.blocks + self.model.config.history]
-        if any(self._missing[i] for i in needed):
+        if any(state.missing[i] for i in needed):
             return torch.tensor(math.nan)
-        actions = torch.stack(list(self._actions)) if self._actions else torch.zeros(0, self.model.spec.action.size)
-        if len(actions) < here:
-            actions = torch.zeros(here, 0)
-        found = residuals(self.model, torch.stack(list(self._latents)), actions, law.blocks)
+        actions = torch.stack(state.actions) if state.actions else torch.zeros(here, self.model.spec.action.size)
+        found = residuals(self.model, torch.stack(state.latents), actions, law.blocks)
         with torch.no_grad():
             return torch.as_tensor(law(found.values[here], found.given[here]))
 
-    def _judge(self, surprise: Tensor, novelty: Tensor) -> Verdict:
-        made = self.calibration
-        weight = change_weight(self._step, made.length)
-        now = self._evidence.after(
-            made.surprise_p(surprise, tail=True), made.novelty_p(novelty, tail=True), weight, self.model.config.block
+    def _verdict(self, state: Watched, surprise: Tensor, novelty: Tensor) -> tuple[Verdict, Watched]:
+        made, names = self.calibration, [c.name for c in self.model.spec.observations]
+        high = self._early if state.step < made.length else self._late
+        now = state.evidence.after(
+            made.surprise_p(surprise, tail=True),
+            made.novelty_p(novelty, tail=True),
+            change_weight(state.step, made.length),
+            self.model.config.block,
         )
-        high = self._early if self._step < made.length else self._late
-        # What is kept is forgotten in time; less evidence is still evidence.
-        self._evidence = replace(now, lasting=now.lasting.clamp_max(high[0] + _KEPT))
-        p = float(made.surprise_p(surprise))
-        each = [float(x) for x in made.novelty_p(novelty)]
-        names = [c.name for c in self.model.spec.observations]
+        p, each = float(made.surprise_p(surprise)), [float(x) for x in made.novelty_p(novelty)]
         missing = [n for n, x in zip(names, each, strict=True) if math.isnan(x)]
-        lowest = min((x for x in each if not math.isnan(x)), default=1.0)
+        rare = [n for n, x in zip(names, each, strict=True) if x * len(each) <= RARE]
         surprised = float(now.surprise) >= high[0] and (float(now.lasting) >= high[0] or p <= RARE)
-        new = float(now.novelty) >= high[1] and lowest * len(each) <= RARE
-        alarm = self._alarmed is None and (surprised or new)
-        if alarm:
-            # A picture unlike training that nothing announced is first of all something that should not have happened.
-            self._alarmed = "surprise" if surprised else "novelty"
-        kind: Kind | None = None
+        new = float(now.novelty) >= high[1] and bool(rare)
+        # What comes unannounced and looks new is first of all something that should not have happened.
+        alarmed = state.alarmed or ("surprise" if surprised else "novelty" if new else None)
+        kind: Kind | None = "missing" if missing else None
         if surprised or new:
-            kind = self._alarmed if surprised and new else "surprise" if surprised else "novelty"
-        elif missing:
-            kind = "missing"
+            kind = alarmed if surprised and new else "surprise" if surprised else "novelty"
         reasons = [f"{n}: channel missing" for n in missing]
         if new:
-            reasons += [
-                f"{n}: unlike training (p = {_rounded(x)})"
-                for n, x in zip(names, each, strict=True)
-                if x * len(each) <= RARE
-            ]
+            reasons += [f"{n}: unlike training (p = {each[names.index(n)]:.1g})" for n in rare]
         if surprised:
             reasons.append(_surprised(names, p))
         verdict = Verdict(
-            step=self._step,
+            step=state.step,
             surprise=None if math.isnan(p) else p,
             novelty={n: None if math.isnan(x) else x for n, x in zip(names, each, strict=True)},
             trusted=kind is None,
-            alarm=alarm,
+            alarm=state.alarmed is None and alarmed is not None,
             kind=kind,
             reasons=tuple(reasons),
         )
-        self._step += 1
-        return verdict
+        # What is kept is forgotten in time; less evidence is still evidence.
+        kept = replace(now, lasting=now.lasting.clamp_max(high[0] + _KEPT))
+        return verdict, replace(state, step=state.step + 1, evidence=kept, alarmed=alarmed)
 
 
 def _surprised(names: list[str], p: float) -> str:
     where = f"{names[0]}: " if len(names) == 1 else ""
-    now = "" if math.isnan(p) else f" (p = {_rounded(p)} now)"
+    now = "" if math.isnan(p) else f" (p = {p:.1g} now)"
     return f"{where}what followed was not what was predicted{now}"
 
 
-def _rounded(p: float) -> str:
-    return f"{p:.1g}"
+def _action(action: NDArray[Any], size: int) -> Tensor:
+    taken = torch.from_numpy(np.array(action, np.float32))
+    if taken.shape != (size,) or not bool(taken.isfinite().all()):
+        raise SpecError(f"monitor: a finite action of shape ({size},) expected, got {np.asarray(action)!r}")
+    return taken
 
 
 def _single(

@@ -1,0 +1,36 @@
+"""What may stop a controller: advice, from whoever watches over it, to slow down or to hand over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+Mode = Literal["carry_on", "slow_down", "hand_over"]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do now, and why, in words for people."""
+
+    mode: Mode = "carry_on"
+    reasons: tuple[str, ...] = ()
+
+
+class Guard(Protocol):
+    """Watches over each episode of a batch. Its state of an episode is passed in and out, never changed in place."""
+
+    def start(self) -> Any:
+        """Of an episode before its first observation."""
+        ...
+
+    def advise(
+        self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor], action: Tensor | None, state: Any
+    ) -> tuple[Advice, Any]:
+        """What to do at one episode's observations (*shape) by channel, with masks, and its state for the next step.
+
+        action: (A,) raw, what was done since the observations before; None at the first.
+        """
+        ...
