@@ -20,17 +20,27 @@ from foretell.evaluation.experiment import Experiment, Finished, Silent, run_exp
 from foretell.evaluation.intervals import wilson
 from foretell.evaluation.suite import EvaluationConfig
 from foretell.model.world_model import ModelConfig
+from foretell.objective.objective import ObjectiveConfig
 from foretell.planning import CEM, ControllerConfig
 from foretell.training import TrainConfig
+from foretell.training.refine import Refine
 from foretell.training.temporal import DistanceFit
 from foretell.worlds.two_rooms import Options as SceneOptions
 from foretell.worlds.two_rooms import Simulator
 
 RANDOM = Experiment(
     world="two_rooms",
-    options={"layout": "random", "turns": 0.0},
-    episodes=3000,
-    training=TrainConfig(model=ModelConfig(context=8), steps=4000),
+    options={"layout": "random", "turns": 0.0, "episode_steps": 120},
+    episodes=4500,
+    # Prediction weighs little until there is something to predict; then it decides how exactly walls are seen.
+    before=(TrainConfig(model=ModelConfig(context=8), steps=5000, distance=DistanceFit(steps=0)),),
+    training=TrainConfig(
+        model=ModelConfig(context=8),
+        objective=ObjectiveConfig(prediction=10.0, settle=0, ramp=0),
+        steps=1500,
+        learning_rate=7e-4,
+        refine=Refine(steps=1500),
+    ),
     evaluation=EvaluationConfig(keep=0),
     trust=False,
 )
@@ -148,10 +158,12 @@ def _success(row_id: str, runs: Sequence[Finished], seeds: tuple[int, ...]) -> R
 
 def _measured(settings: Experiment, seed: int, options: Options) -> Finished:
     if options.quick:
+        quick = {"steps": 4, "holdout": 0.25, "distance": DistanceFit(steps=4), "refine": Refine(steps=2)}
         settings = replace(
             settings,
             episodes=12,
-            training=replace(settings.training, steps=4, holdout=0.25, distance=DistanceFit(steps=4)),
+            before=tuple(replace(stage, **quick) for stage in settings.before),
+            training=replace(settings.training, **quick),
             evaluation=replace(
                 settings.evaluation,
                 episodes=3,

@@ -35,8 +35,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("foretell.cli.record:Record", "Record episodes of a world."),
     "import": ("foretell.cli.import_:Import", "Turn recordings of other formats into an episode store."),
     "train": ("foretell.cli.train:Train", "Train a world model on recorded episodes."),
-    "calibrate": ("foretell.cli.calibrate:Calibrate", "Teach a run how far to trust it."),
-    "watch": ("foretell.cli.watch:Watch", "Say where in a stream a run is not to be trusted, and why."),
+    "calibrate": (
+        "foretell.cli.calibrate:Calibrate",
+        "Calibrate a run: p-values of surprise and novelty, and alarms that are rarely false.",
+    ),
+    "watch": ("foretell.cli.watch:Watch", "Watch a stream and say where a run is not to be trusted, and why."),
     "evaluate": ("foretell.cli.evaluate:Evaluate", "Measure how well a run plans and forecasts."),
     "demo": ("foretell.cli.demo:Demo", "Record, train, plan, forecast and report, in minutes."),
     "info": ("foretell.cli.info:Info", "Show what an episode store or a run folder holds."),

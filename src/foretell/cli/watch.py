@@ -22,10 +22,11 @@ _POLL = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Watch(Command):
-    """Stream through episodes and print events as they occur: what was not predicted, what is new, what is missing.
+    """Watch a stream and say where a run is not to be trusted, and why.
 
-    An event is a step at which trust is lost, or returns. Before anything is printed the run must be calibrated,
-    which `foretell train` does and `foretell calibrate` does better.
+    Prints events as they occur: what was not predicted, what is unlike training, what is missing. An event is a step
+    at which trust is lost, or returns. The run must be calibrated: `foretell train` does it where it holds enough
+    episodes out, `foretell calibrate` does it better.
 
       foretell watch runs/rooms data/today
       foretell watch runs/rooms data/today --follow --idle 60

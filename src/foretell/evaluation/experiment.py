@@ -64,7 +64,8 @@ class Silent:
 class Experiment:
     """Settings. options: of the world. episodes: to record. training, evaluation: what is done with them.
 
-    trust: whether the run is calibrated to know when it is not to be trusted.
+    before: trainings that come first, each beginning with the weights of the one before it. trust: whether the run is
+    calibrated to know when it is not to be trusted.
     """
 
     world: str
@@ -72,6 +73,7 @@ class Experiment:
     episodes: int
     training: TrainConfig
     evaluation: EvaluationConfig
+    before: tuple[TrainConfig, ...] = ()
     trust: bool = True
 
     def __post_init__(self) -> None:
@@ -121,10 +123,13 @@ def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: L
     metadata = {"world": world.name, "options": dict(world.options), "seed": seed}
     record((world.spec, source), folder / EPISODES, episodes=settings.episodes, metadata=metadata)
     lap("record")
-    training = replace(settings.training, seed=seed)
-    listener.say(f"training, {training.steps:,} steps")
-    with listener.training(training.steps) as on_step:
-        train(EpisodeStore(folder / EPISODES), folder / RUN, training, on_step=on_step)
+    init: Path | None = None
+    for i, stage in enumerate((*settings.before, settings.training)):
+        out = folder / (RUN if i == len(settings.before) else f"{RUN}.{i}")
+        listener.say(f"training, {stage.steps:,} steps")
+        with listener.training(stage.steps) as on_step:
+            train(EpisodeStore(folder / EPISODES), out, replace(stage, seed=seed), init=init, on_step=on_step)
+        init = out
     lap("train")
     listener.say("calibrating on held-out episodes")
     if settings.trust:

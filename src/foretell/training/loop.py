@@ -20,7 +20,7 @@ from foretell.episodes.batch import Batch
 from foretell.episodes.statistics import statistics
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.windows import Windows
-from foretell.errors import CheckpointError, DataError, TrainingError
+from foretell.errors import CheckpointError, DataError, SpecError, TrainingError
 from foretell.model import checkpoint
 from foretell.model.latents import encode_episodes
 from foretell.model.world_model import WorldModel
@@ -48,6 +48,7 @@ def train(
     config: TrainConfig | None = None,
     *,
     resume: bool = False,
+    init: Path | None = None,
     on_step: OnStep | None = None,
     cache: Path | None = None,
 ) -> WorldModel:
@@ -55,7 +56,8 @@ def train(
     checkpoint), train.json (how it was made), log.jsonl, and resume/ (where it goes on when interrupted).
 
     resume: go on with the run at `out`, to bitwise the weights of a run that was never interrupted (on one
-    machine, with as many threads); a run that is finished is returned as it is. on_step: called after each step
+    machine, with as many threads); a run that is finished is returned as it is. init: a run to begin with the
+    weights and the normalisation of, whose model has the same spec and sizes. on_step: called after each step
     with the number of steps done and the latest record of the log. cache: folder for decoded episodes (None:
     inside the store). Under torchrun each process trains on its share of every batch.
 
@@ -77,7 +79,7 @@ def train(
         windows = Windows(store, length=config.length, block=config.model.block, episodes=run.training, cache=cache)
         if ranks.first:
             ranks.wait()
-        return _Training(windows, out, run, ranks, cache).run(on_step)
+        return _Training(windows, out, run, ranks, cache, init).run(on_step)
 
 
 def _check_out(out: Path, resume: bool) -> None:
@@ -112,14 +114,27 @@ def _begin(store: EpisodeStore, out: Path, config: TrainConfig, ranks: Ranks, re
     )
 
 
+def _begin_with(model: WorldModel, run: Path) -> None:
+    """Give the model the weights and normalisation of a run."""
+    found = checkpoint.load(run).model
+    found.spec.require(model.spec, f"{run}, to begin with")
+    if found.config != model.config:
+        raise SpecError(f"{run}: a model to begin with of sizes {model.config} expected, got {found.config}")
+    model.load_state_dict(found.state_dict())
+
+
 class _Training:
     """One process's part of a run, from the weights it starts with to the checkpoint at its end."""
 
-    def __init__(self, windows: Windows, out: Path, run: TrainRecord, ranks: Ranks, cache: Path | None) -> None:
+    def __init__(
+        self, windows: Windows, out: Path, run: TrainRecord, ranks: Ranks, cache: Path | None, init: Path | None
+    ) -> None:
         self.windows, self.out, self.ranks, self.config, self.cache = windows, out, ranks, run.config, cache
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             model = WorldModel(windows.store.spec, self.config.model, statistics(windows.store, run.training))
+            if init is not None:
+                _begin_with(model, init)
             self.objective = Objective(model, self.config.objective).to(ranks.device)
         self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
         self.run_record = replace(run, parameters=sum(p.numel() for p in model.parameters()))
