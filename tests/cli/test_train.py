@@ -58,13 +58,14 @@ def test_a_run_for_programs(store: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_a_run_for_people(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     trained(store, out)
-    summary, end, following = capsys.readouterr().out.splitlines()
+    summary, end, trust, following = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
         rf"Trained 0\.\d\d M parameters on 5 episodes, 1 held out, to {out}: 4 steps in \d+ s,"
         r" [\d,]+ frames a second \(cpu, float32\)",
         summary,
     )
     assert re.match(r"in the end loss [\d.]+, prediction .*, spread [\d.]+$", end)
+    assert trust == "not calibrated: calibration: at least 3 episodes expected, there are 1"
     assert following == f"next: foretell evaluate {out}"
 
 

@@ -23,6 +23,7 @@ from foretell.model.checkpoint import load, read_tensors
 from foretell.objective.objective import ObjectiveConfig
 from foretell.training import TrainConfig, TrainRecord, train
 from foretell.training.log import read_log
+from foretell.training.refine import Refine
 
 TIMES = ("seconds", "frames_per_second")
 
@@ -119,6 +120,37 @@ def test_an_interrupted_run_comes_to_the_same_weights(store, tmp_path, ema):
     assert same(whole, cut)
     assert curve(whole) == curve(cut)
     assert TrainRecord.read(cut).finished
+
+
+def test_a_run_begins_with_the_weights_and_normalisation_of_another(store, tmp_path):
+    first = train(store, tmp_path / "first", SMALL)
+    other = write_store(tmp_path / "other", episodes=4)
+    still = dataclasses.replace(SMALL, steps=1, learning_rate=1e-12, weight_decay=0.0, seed=5)
+    second = train(other, tmp_path / "second", still, init=tmp_path / "first")
+    for name, value in second.state_dict().items():
+        assert torch.allclose(value, first.state_dict()[name], atol=1e-9), name
+
+
+def test_a_run_to_begin_with_must_fit(store, tmp_path):
+    train(store, tmp_path / "first", SMALL)
+    wider = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, width=20))
+    with pytest.raises(SpecError, match="a model to begin with of sizes"):
+        train(store, tmp_path / "wider", wider, init=tmp_path / "first")
+    still = write_store(tmp_path / "still", STILL)
+    with pytest.raises(SpecError, match="to begin with"):
+        train(still, tmp_path / "other", SMALL, init=tmp_path / "first")
+    with pytest.raises(CheckpointError, match="a run folder expected"):
+        train(store, tmp_path / "none", SMALL, init=tmp_path / "nowhere")
+    assert not any((tmp_path / n).exists() for n in ("wider", "other", "none"))
+
+
+def test_refining_is_part_of_the_run_and_of_going_on_with_it(store, tmp_path):
+    plain = train(store, tmp_path / "plain", SMALL)
+    refined = train(store, tmp_path / "refined", dataclasses.replace(SMALL, refine=Refine(steps=3, batch=8, blocks=2)))
+    for name, value in refined.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]) == (not name.startswith("predictor.")), name
+    again = load(tmp_path / "refined").model
+    assert all(torch.equal(v, again.state_dict()[n]) for n, v in refined.state_dict().items())
 
 
 def test_a_finished_run_is_returned_as_it_is(store, tmp_path):

@@ -43,6 +43,8 @@ class Train(Command):
     """Folder to write; it must not exist yet, unless to --resume."""
     resume: bool = False
     """Go on with the run at --out, given the same options; a finished one stays as it is."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: from scratch)")] = None
+    """A run to begin with the weights of: its model has the same channels, actions and sizes."""
     cache: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: .cache inside STORE)")] = (
         None
     )
@@ -65,6 +67,7 @@ class Train(Command):
                     self.out,
                     replace(self.config, seed=context.seed),
                     resume=self.resume,
+                    init=self.init,
                     on_step=watch,
                     cache=self.cache,
                 )
@@ -72,7 +75,7 @@ class Train(Command):
             if (self.out / RECORD).exists():
                 raise KeyboardInterrupt(f"the same command with --resume goes on with {self.out}") from None
             raise
-        lowest = self._calibrated(context) if self.calibrate and not rank() else None
+        calibrated = self._calibrated(context) if self.calibrate and not rank() else {}
         made = TrainRecord.read(self.out)
         log = read_log(self.out / LOG)
         return {
@@ -89,12 +92,12 @@ class Train(Command):
             "device": made.device,
             "precision": made.precision,
             "ranks": made.ranks,
-            "lowest_level": lowest,
+            **calibrated,
             "last": log[-1] if log else {},
         }
 
-    def _calibrated(self, context: Context) -> float | None:
-        """The lowest level of false alarms that can be asked for; None where too few episodes are held out."""
+    def _calibrated(self, context: Context) -> dict[str, Any]:
+        """The lowest level of false alarms that can be asked for, or why there is none."""
         from foretell.episodes.store import EpisodeStore
         from foretell.evaluation.trust import PART, calibrate_run
         from foretell.model.checkpoint import load
@@ -102,14 +105,13 @@ class Train(Command):
 
         part = load(self.out).parts.get(PART)
         if isinstance(part, Calibration):
-            return part.lowest
-        say = context.console.print
+            return {"lowest_level": part.lowest}
         try:
             store = EpisodeStore(self.store)
-            return float(calibrate_run(self.out, store, seed=context.seed, say=say)["lowest_level"])
+            made = calibrate_run(self.out, store, seed=context.seed, say=context.console.print)
+            return {"lowest_level": made["lowest_level"]}
         except DataError as error:
-            say(f"not calibrated: {error}", soft_wrap=True)
-            return None
+            return {"lowest_level": None, "not_calibrated": str(error)}
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """What was trained on what, how fast, what it came to, and what to do next."""
@@ -122,6 +124,12 @@ class Train(Command):
             soft_wrap=True,
         )
         console.print(f"in the end {_losses(result['last'])}", soft_wrap=True)
+        if result.get("lowest_level") is not None:
+            console.print(
+                f"calibrated: alarms may be set to a share of false ones of {result['lowest_level']:.2g} or more"
+            )
+        elif "not_calibrated" in result:
+            console.print(f"not calibrated: {result['not_calibrated']}", soft_wrap=True)
         console.print(f"next: foretell evaluate {result['out']}", soft_wrap=True)
 
 
