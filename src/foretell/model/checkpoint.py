@@ -33,6 +33,7 @@ PARTS: dict[str, str] = {
     "temporal_distance": "foretell.model.distance:TemporalDistance",
     "readout": "foretell.model.readout:Readout",
     "trust": "foretell.trust.calibration:Calibration",
+    "intervals": "foretell.trust.intervals:Intervals",
 }
 """Heads that may travel with a model, by kind; a part is named `KIND`, or `KIND.NAME` where there may be several.
 

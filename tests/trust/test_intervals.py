@@ -1,0 +1,93 @@
+"""Intervals: forecasts at every horizon, coverage on fresh episodes, groups, and what is too little."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tests.trust.samples import BLOCK, model
+from torch import Tensor
+
+from foretell.errors import DataError, SpecError
+from foretell.model.readout import Readout
+from foretell.trust.intervals import Intervals, ahead, fit_intervals, grouped
+
+HORIZONS = (1, 2, 5)
+
+
+def readout() -> Readout:
+    torch.manual_seed(1)
+    return Readout(channel="place", fields=("x", "y"), units=("m", "m"), latent=4, width=8).eval()
+
+
+@pytest.mark.parametrize("history", [1, 2])
+def test_each_horizon_is_imagined_from_the_last_step_a_whole_number_of_blocks_before(history: int) -> None:
+    world, head = model(history), readout()
+    generator = torch.Generator().manual_seed(0)
+    latents, actions = torch.randn(12, 1, 4, generator=generator), torch.randn(11, 2, generator=generator)
+    found = ahead(world, head, latents, actions, HORIZONS)
+    assert found.shape == (12, 3, 2)
+    back = (history - 1) * BLOCK
+    for now in range(12):
+        for k, horizon in enumerate(HORIZONS):
+            blocks = math.ceil(horizon / BLOCK)
+            start = now + horizon - blocks * BLOCK
+            if start < back or now + horizon > 11:
+                assert bool(found[now, k].isnan().all()), (now, horizon)
+                continue
+            context = latents[start - back : start + 1 : BLOCK][None]
+            past = actions[start - back : start].reshape(1, history - 1, 2 * BLOCK)
+            plan = actions[start : start + blocks * BLOCK].reshape(1, 1, blocks, 2 * BLOCK)
+            with torch.no_grad():
+                wanted = head(world.rollout(context, past, plan)[0, 0, -1])
+            assert torch.allclose(found[now, k], wanted, atol=1e-5)
+
+
+def errors(count: int, seed: int, scale: float = 1.0, steps: int = 9) -> list[Tensor]:
+    """Errors of two fields that grow with the horizon, unknown at each episode's end."""
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.randn(count, steps, 3, 2, generator=generator) * torch.tensor([[1.0, 2.0], [2, 4], [3, 6]]) * scale
+    for k, horizon in enumerate(HORIZONS):
+        found[:, steps - horizon :, k] = math.nan
+    return list(found)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_covers_fresh_episodes_at_the_level_and_follows_the_horizon(level: float) -> None:
+    widths = fit_intervals(readout(), HORIZONS, errors(400, 0)).half_width(level)
+    fresh = torch.cat(errors(400, 1)).abs()
+    known = ~fresh.isnan()
+    share = ((fresh <= widths) & known).sum(0) / known.sum(0)
+    assert bool(((share - level).abs() < 0.03).all())
+    normal = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor((1 + level) / 2))
+    assert torch.allclose(widths, normal * torch.tensor([[1.0, 2.0], [2, 4], [3, 6]]), rtol=0.08)
+
+
+def test_groups_keep_their_own_widths() -> None:
+    calm, rough = errors(100, 0), errors(100, 1, scale=5.0)
+    found = grouped(readout(), HORIZONS, [*calm, *rough], ["calm"] * 100 + ["rough"] * 100, level=0.9)
+    ratio = found["rough"].half_width(0.9) / found["calm"].half_width(0.9)
+    assert bool(((ratio - 5).abs() < 1).all())
+    with pytest.raises(DataError, match=r"group rare: intervals: a level of 0\.9 needs at least 9"):
+        grouped(readout(), HORIZONS, errors(12, 0), ["often"] * 10 + ["rare"] * 2, level=0.9)
+
+
+def test_too_little_is_refused_or_infinite() -> None:
+    with pytest.raises(DataError, match="of more than 5 steps expected"):
+        fit_intervals(readout(), HORIZONS, errors(3, 0, steps=5))
+    with pytest.raises(DataError, match="of more than 5 steps expected"):
+        fit_intervals(readout(), HORIZONS, [])
+    assert bool(fit_intervals(readout(), HORIZONS, errors(2, 0)).half_width(0.99).isinf().all())
+    for wrong in ((), (0,)):
+        with pytest.raises(SpecError, match="horizons of at least 1 step"):
+            ahead(model(), readout(), torch.zeros(9, 1, 4), torch.zeros(8, 2), wrong)
+
+
+def test_they_come_back_from_their_description() -> None:
+    made = fit_intervals(readout(), HORIZONS, errors(10, 0))
+    again = Intervals.from_json(made.to_json())
+    again.load_state_dict(made.state_dict())
+    assert torch.equal(again.half_width(0.9), made.half_width(0.9))
+    with pytest.raises(SpecError, match="not intervals"):
+        Intervals.from_json({"channel": "place"})
