@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from tests.trust.samples import episodes, jumped, model, without
+import torch
+from tests.trust.samples import SPEC, episodes, jumped, model, without
 
 from foretell.errors import DataError, SpecError
-from foretell.spec import Episode
+from foretell.model.world_model import ModelConfig, WorldModel
+from foretell.spec import Episode, Spec
 from foretell.trust.calibration import Calibration, calibrate, fit, see
 from foretell.trust.monitor import Monitor, Verdict
 
@@ -20,13 +25,13 @@ def made() -> Calibration:
     return calibrate(fit(world, episodes(60, seed=1), seed=0, steps=300), world, episodes(210, seed=2), seed=0)
 
 
-def watch(monitor: Monitor, episode: Episode) -> list[Verdict]:
+def watch(monitor: Monitor, episode: Episode, acting: bool = True) -> list[Verdict]:
     monitor.reset()
     found = []
     for t in range(len(episode.actions) + 1):
         seen = {n: v[t] for n, v in episode.observations.items()}
         valid = {n: v[t] for n, v in episode.valid.items()}
-        found.append(monitor.step(seen, episode.actions[t - 1] if t else None, valid))
+        found.append(monitor.step(seen, episode.actions[t - 1] if t and acting else None, valid))
     return found
 
 
@@ -61,6 +66,22 @@ def test_a_jump_is_a_surprise_that_passes_and_a_new_look_is_novelty_from_the_sta
     first = watch(monitor, bright)[0]
     assert (first.alarm, first.kind, first.trusted) == (True, "novelty", False)
     assert any(r.startswith("camera: unlike training (p = ") for r in first.reasons)
+
+
+def test_where_nobody_acts_it_watches_too() -> None:
+    still = Spec(observations=SPEC.observations)
+    torch.manual_seed(0)
+    world = WorldModel(still, ModelConfig(latent=4, block=2, stem=4, features=8, width=8, depth=1)).eval()
+
+    def walks(count: int, seed: int) -> Iterator[Episode]:
+        for episode in episodes(count, seed=seed):
+            yield replace(episode, actions=episode.actions[:, :0])
+
+    made = calibrate(fit(world, walks(20, 1), seed=0, steps=100), world, walks(60, 2), seed=0)
+    monitor = Monitor(world, made, level=0.2)
+    found = watch(monitor, jumped(next(walks(1, 3)), 10, 6.0), acting=False)
+    assert min(v.surprise or 1.0 for v in found[10:13]) < 0.05
+    assert all(v.surprise is not None for v in found[2:])
 
 
 def test_a_missing_channel_is_a_verdict_of_its_own(made: Calibration) -> None:

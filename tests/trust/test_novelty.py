@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 
 from foretell.errors import SpecError
-from foretell.trust.novelty import PLACES, Novelty, fit_novelty, pooled
+from foretell.trust.novelty import PLACES, Novelty, fit_novelty, places_of
 
 
 def features(count: int, seed: int, places: int = 5) -> torch.Tensor:
@@ -70,8 +70,8 @@ def test_what_never_varied_is_new_when_it_does() -> None:
 
 def test_places_are_pooled_until_they_are_few() -> None:
     maps = torch.arange(2 * 3 * 40 * 30, dtype=torch.float32).view(2, 3, 40, 30)
-    found, grid = pooled(maps, (40, 30))
-    assert grid == (20, 15) or len(found[0]) <= PLACES
+    found, grid = places_of(maps)
+    assert grid == (10, 8)
     assert found.shape[0] == 2
     assert found.shape[2] == 3
     assert found.shape[1] == grid[0] * grid[1] <= PLACES

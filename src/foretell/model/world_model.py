@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -107,32 +107,39 @@ class WorldModel(nn.Module):
         valid: (B, T), or (B, T, F) for vectors and waveforms; channels not named are valid throughout.
         Raises SpecError where a channel is missing or has another shape than the spec's.
         """
+        latent = self.encode_normalised(self.normalised(observations, valid))
+        batch, steps = observations[self.spec.observations[0].name].shape[:2]
+        return latent.view(batch, steps, 1, self.config.latent)
+
+    def encode_normalised(self, channels: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """Latents (M, D) of what `normalised` gives, in float32: where the derivative of a latent by what is seen is
+        wanted.
+        """
         features = [
-            encoder(values, seen).chunk(len(self.fuse), dim=-1)
-            for encoder, (values, seen) in zip(self.encoders, self._channels(observations, valid), strict=True)
+            encoder(*each).chunk(len(self.fuse), dim=-1) for encoder, each in zip(self.encoders, channels, strict=True)
         ]
         fused = [
             fuse(torch.cat(part, dim=-1)) for fuse, part in zip(self.fuse, zip(*features, strict=True), strict=True)
         ]
-        latent = torch.cat(fused, dim=-1)
-        batch, steps = observations[self.spec.observations[0].name].shape[:2]
-        return latent.float().view(batch, steps, 1, self.config.latent)
+        return torch.cat(fused, dim=-1).float()
 
     def early(self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The first features of each channel, before anything is mixed over places: (B * T, C, *places) by name.
 
         Arguments and errors as in `encode`.
         """
-        seen = self._channels(observations, valid)
+        seen = self.normalised(observations, valid)
         return {
             channel.name: cast(Encoder, encoder).early(*values)
             for channel, encoder, values in zip(self.spec.observations, self.encoders, seen, strict=True)
         }
 
-    def _channels(
-        self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None
+    def normalised(
+        self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What each channel's encoder takes: normalised values (B * T, ...), channels first, and their masks."""
+        """What each channel's encoder takes, in the spec's order: values (M, ...) in units of their spread, images
+        colours first, and their masks. M = B * T; arguments and errors as in `encode`.
+        """
         for channel in self.spec.observations:
             if channel.name not in observations:
                 raise SpecError(f"channel {channel.name} is missing; the model was trained with it")

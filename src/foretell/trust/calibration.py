@@ -16,7 +16,7 @@ from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
 from foretell.trust.conformal import needed, p_values, quantile, require_enough, tail_p_values
 from foretell.trust.evidence import change_weight, passing, persistent
-from foretell.trust.novelty import Novelty, fit_novelty, pooled
+from foretell.trust.novelty import Novelty, fit_novelty, places_of
 from foretell.trust.residuals import residuals
 from foretell.trust.surprise import ResidualLaw, fit_residual_law
 
@@ -202,7 +202,8 @@ def see(model: WorldModel, episode: Episode) -> Seen:
     """What a model sees of an episode of its spec."""
     names = [c.name for c in model.spec.observations]
     steps = len(episode.observations[names[0]])
-    latents, early = [], []
+    latents: list[Tensor] = []
+    early: list[list[Tensor]] = []
     for first in range(0, steps, _AT_ONCE):
         part = slice(first, first + _AT_ONCE)
         seen = {n: torch.from_numpy(np.ascontiguousarray(episode.observations[n][part]))[:, None] for n in names}
@@ -214,7 +215,7 @@ def see(model: WorldModel, episode: Episode) -> Seen:
         here = {n: (v if v.dtype == torch.uint8 else v.float()).to(model.device) for n, v in seen.items()}
         masks = {n: v.to(model.device) for n, v in valid.items()}
         latents.append(model.encode(here, masks)[:, 0].float().cpu())
-        early.append([_places(f).float().cpu() for f in model.early(here, masks).values()])
+        early.append([places_of(f)[0].float().cpu() for f in model.early(here, masks).values()])
     missing = torch.zeros(steps, len(names), dtype=torch.bool)
     for i, name in enumerate(names):
         if name in episode.valid:
@@ -225,12 +226,6 @@ def see(model: WorldModel, episode: Episode) -> Seen:
         missing,
         torch.from_numpy(np.array(episode.actions, np.float32)),
     )
-
-
-def _places(features: Tensor) -> Tensor:
-    if features.dim() == 2:
-        features = features[..., None]
-    return pooled(features, tuple(features.shape[2:]))[0]
 
 
 def fit(model: WorldModel, episodes: Iterable[Episode], *, seed: int, steps: int = 1500) -> Calibration:

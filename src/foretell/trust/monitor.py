@@ -15,6 +15,7 @@ from torch import Tensor
 from foretell.errors import DataError, SpecError
 from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
+from foretell.trust.attribution import attribute_surprise
 from foretell.trust.calibration import Calibration, Evidence, see
 from foretell.trust.evidence import change_weight
 from foretell.trust.residuals import residuals
@@ -61,7 +62,8 @@ class Verdict:
 class Watched:
     """What a monitor knows of a stream between two steps. Nothing in it is changed in place.
 
-    step: observations seen. latents, missing, actions: the latest, as far back as the longest prediction reaches.
+    step: observations seen. latents, missing, actions, shown: the latest, as far back as the longest prediction
+    reaches.
     """
 
     step: int = 0
@@ -70,6 +72,7 @@ class Watched:
     latents: tuple[Tensor, ...] = ()
     missing: tuple[bool, ...] = ()
     actions: tuple[Tensor, ...] = ()
+    shown: tuple[Episode, ...] = ()
 
 
 class Monitor:
@@ -119,12 +122,14 @@ class Monitor:
             what = "no action before the first observation" if state.step == 0 else "the action since the last one"
             raise DataError(f"monitor: step {state.step}: {what} expected; `reset` begins another episode")
         taken = () if action is None else (_action(action, size),)
-        seen = see(self.model, _single(self.model, observation, valid))
+        shown = _single(self.model, observation, valid)
+        seen = see(self.model, shown)
         now = replace(
             state,
             latents=(*state.latents, seen.latents[0])[-self._reach - 1 :],
             missing=(*state.missing, bool(seen.missing.any()))[-self._reach - 1 :],
             actions=(*state.actions, *taken)[-self._reach :],
+            shown=(*state.shown, shown)[-self._reach - 1 :],
         )
         with torch.no_grad():
             novel = torch.stack([n(e)[0] for n, e in zip(self.calibration.channels, seen.early, strict=True)])
@@ -137,10 +142,18 @@ class Monitor:
         needed = range(here, -1, -block)[: law.blocks + self.model.config.history]
         if any(state.missing[i] for i in needed):
             return torch.tensor(math.nan)
-        actions = torch.stack(state.actions) if state.actions else torch.zeros(here, self.model.spec.action.size)
-        found = residuals(self.model, torch.stack(state.latents), actions, law.blocks)
+        found = residuals(self.model, torch.stack(state.latents), _actions(state), law.blocks)
         with torch.no_grad():
             return torch.as_tensor(law(found.values[here], found.given[here]))
+
+    def _surprised(self, state: Watched, p: float) -> str:
+        """The reason in words, with the channel and field that the surprise depends on most."""
+        said = "what followed was not what was predicted"
+        if math.isnan(p):
+            return said
+        fields = {c.name: c.fields for c in self.model.spec.observations}
+        found = attribute_surprise(self.model, self.calibration, _joined(state), len(state.shown) - 1)
+        return f"{found.top(fields)}: {said} (p = {p:.1g} now)"
 
     def _verdict(self, state: Watched, surprise: Tensor, novelty: Tensor) -> tuple[Verdict, Watched]:
         made, names = self.calibration, [c.name for c in self.model.spec.observations]
@@ -165,7 +178,7 @@ class Monitor:
         if new:
             reasons += [f"{n}: unlike training (p = {each[names.index(n)]:.1g})" for n in rare]
         if surprised:
-            reasons.append(_surprised(names, p))
+            reasons.append(self._surprised(state, p))
         verdict = Verdict(
             step=state.step,
             surprise=None if math.isnan(p) else p,
@@ -180,10 +193,24 @@ class Monitor:
         return verdict, replace(state, step=state.step + 1, evidence=kept, alarmed=alarmed)
 
 
-def _surprised(names: list[str], p: float) -> str:
-    where = f"{names[0]}: " if len(names) == 1 else ""
-    now = "" if math.isnan(p) else f" (p = {p:.1g} now)"
-    return f"{where}what followed was not what was predicted{now}"
+def _joined(state: Watched) -> Episode:
+    """What was shown lately, as one episode."""
+    names = state.shown[0].observations
+    masked = {n for one in state.shown for n in one.valid}
+    valid = {}
+    for name in masked:
+        some = next(one.valid[name] for one in state.shown if name in one.valid)
+        valid[name] = np.concatenate([one.valid.get(name, np.ones_like(some)) for one in state.shown])
+    return Episode(
+        observations={n: np.concatenate([one.observations[n] for one in state.shown]) for n in names},
+        actions=_actions(state).numpy(),
+        valid=valid,
+    )
+
+
+def _actions(state: Watched) -> Tensor:
+    """(steps - 1, A) those between the latest observations; A = 0 where nobody acts."""
+    return torch.stack(state.actions) if state.actions else torch.zeros(len(state.latents) - 1, 0)
 
 
 def _action(action: NDArray[Any], size: int) -> Tensor:

@@ -89,10 +89,12 @@ def fit_novelty(channel: str, features: Tensor) -> Novelty:
     return found
 
 
-def pooled(features: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+def places_of(features: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """First features (M, C, *grid) as (M, P, C), and their grid: neighbours averaged until P is at most `PLACES`."""
+    if features.dim() == 2:
+        features = features[..., None]
+    pool = functional.avg_pool2d if features.dim() == 4 else functional.avg_pool1d
     while features[0, 0].numel() > PLACES:
-        pool = functional.avg_pool2d if len(grid) == 2 else functional.avg_pool1d
         features = pool(features, 2, ceil_mode=True)
     return features.flatten(2).transpose(1, 2), tuple(features.shape[2:])
 

@@ -1,0 +1,120 @@
+"""Attribution: which channels, fields and places a surprise or a novelty depends on. It says where to look, not why.
+
+It is a property of the model and of what it saw, not a cause in the world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from foretell.errors import SpecError
+from foretell.model.world_model import WorldModel
+from foretell.spec import Episode
+from foretell.trust.calibration import Calibration, Seen, see
+from foretell.trust.novelty import places_of
+from foretell.trust.residuals import residuals
+
+_BLUR = 7
+"""An image's heat is averaged over squares of a seventh of its shorter side."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Shares that sum to 1. channels: by name. fields: by channel of a vector or waveform, (F,), summing to its share.
+
+    maps: by image channel, (H, W), summing to its share.
+    """
+
+    channels: Mapping[str, float]
+    fields: Mapping[str, NDArray[np.float64]]
+    maps: Mapping[str, NDArray[np.float64]]
+
+    def top(self, spec_fields: Mapping[str, tuple[str, ...]]) -> str:
+        """The channel with the largest share, or its field where it has several: `valves: valve_3`."""
+        name = max(self.channels, key=lambda n: self.channels[n])
+        names = spec_fields.get(name, ())
+        return f"{name}: {names[int(np.argmax(self.fields[name]))]}" if len(names) > 1 else name
+
+
+def attribute_surprise(
+    model: WorldModel, calibration: Calibration, episode: Episode, step: int, seen: Seen | None = None
+) -> Attribution:
+    """What the surprise at a step depends on: its derivative by what is seen then, times how far that is from what was
+    seen a block before ("gradient x difference", the first-order part of Integrated Gradients, Sundararajan et al.
+    2017, arXiv 1703.01365). Where nothing changed at all, the derivative alone.
+
+    seen: of the episode, if it is at hand. Raises SpecError for a step that nothing predicted.
+    """
+    seen = see(model, episode) if seen is None else seen
+    found = residuals(model, seen.latents, seen.actions, calibration.law.blocks)
+    values, given = found.values[step], found.given[step]
+    if bool(values[0].isnan().any()):
+        raise SpecError(f"attribution: a step that a prediction reaches expected, got step {step}")
+    now, before = _shown(model, episode, step), _shown(model, episode, step - model.config.block)
+    with torch.enable_grad():
+        inputs = [x.detach().requires_grad_(True) for x, _ in now]
+        latent = model.encode_normalised(zip(inputs, (m for _, m in now), strict=True))[0]
+        # The latent in the residual is the one that depends on what is seen.
+        moved = values + (latent - latent.detach())
+        score = calibration.law(moved, given)
+        gradients = torch.autograd.grad(score, inputs)
+    changes = [(x.detach() - y) for x, (y, _) in zip(inputs, before, strict=True)]
+    if not any(bool(c.any()) for c in changes):
+        changes = [torch.ones_like(c) for c in changes]
+    return _shares(model, [(g * c).abs()[0] for g, c in zip(gradients, changes, strict=True)])
+
+
+def attribute_novelty(model: WorldModel, calibration: Calibration, episode: Episode, step: int) -> Attribution:
+    """What the novelty at a step depends on: of images the distance at each place, of other channels the derivative by
+    each value times the value, in units of their spread. Channels count by how far beyond the ordinary they are.
+    """
+    parts = []
+    shown = _shown(model, episode, step)
+    for encoder, (value, mask), novelty in zip(model.encoders, shown, calibration.channels, strict=True):
+        with torch.enable_grad():
+            x = value.detach().requires_grad_(True)
+            features, grid = places_of(encoder.early(x, mask))  # type: ignore[operator]
+            total = novelty(features)[0]
+            (gradient,) = torch.autograd.grad(total, x)
+        if x.dim() == 4:
+            heat = novelty.placed(features.detach())[0].view(1, 1, *grid)
+            part = functional.interpolate(heat, size=x.shape[2:], mode="bilinear")[0].expand(x.shape[1:])
+        else:
+            part = (gradient * x.detach()).abs()[0]
+        parts.append(part / part.sum().clamp_min(1e-12) * float(total.detach()))
+    return _shares(model, parts, blur=False)
+
+
+def _shown(model: WorldModel, episode: Episode, step: int) -> list[tuple[Tensor, Tensor]]:
+    """What each encoder takes of one step."""
+    names = [c.name for c in model.spec.observations]
+    seen = {n: torch.from_numpy(np.ascontiguousarray(episode.observations[n][step]))[None, None] for n in names}
+    values = {n: (x if x.dtype == torch.uint8 else x.float()) for n, x in seen.items()}
+    masks = {n: torch.from_numpy(np.array(episode.valid[n][step]))[None, None] for n in names if n in episode.valid}
+    return list(model.normalised(values, masks))
+
+
+def _shares(model: WorldModel, parts: list[Tensor], *, blur: bool = True) -> Attribution:
+    """From how much each value of each channel counts, (C, H, W), (F,) or (F, L)."""
+    total = sum(float(p.sum()) for p in parts) or 1.0
+    channels, fields, maps = {}, {}, {}
+    for channel, part in zip(model.spec.observations, parts, strict=True):
+        share = part / total
+        channels[channel.name] = float(share.sum())
+        if channel.kind == "image":
+            heat = share.sum(0)
+            if blur:
+                size = max(1, min(heat.shape) // _BLUR) | 1
+                heat = functional.avg_pool2d(heat[None, None], size, 1, size // 2)[0, 0]
+                heat = heat * (share.sum() / heat.sum().clamp_min(1e-12))
+            maps[channel.name] = heat.double().numpy()
+        else:
+            fields[channel.name] = share.reshape(len(share), -1).sum(1).double().numpy()
+    return Attribution(channels, fields, maps)
