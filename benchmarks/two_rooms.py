@@ -156,27 +156,31 @@ def _success(row_id: str, runs: Sequence[Finished], seeds: tuple[int, ...]) -> R
     )
 
 
+def small(settings: Experiment) -> Experiment:
+    """The same experiment in a moment, to see that it works."""
+    quick = {"steps": 4, "holdout": 0.25, "distance": DistanceFit(steps=4), "refine": Refine(steps=2)}
+    return replace(
+        settings,
+        episodes=12,
+        before=tuple(replace(stage, **quick) for stage in settings.before),
+        training=replace(settings.training, **quick),
+        evaluation=replace(
+            settings.evaluation,
+            episodes=3,
+            replans=3,
+            planner=CEM(samples=16, iterations=1, elites=4),
+            controller=ControllerConfig(horizon=3),
+        ),
+    )
+
+
 def _measured(settings: Experiment, seed: int, options: Options) -> Finished:
-    if options.quick:
-        quick = {"steps": 4, "holdout": 0.25, "distance": DistanceFit(steps=4), "refine": Refine(steps=2)}
-        settings = replace(
-            settings,
-            episodes=12,
-            before=tuple(replace(stage, **quick) for stage in settings.before),
-            training=replace(settings.training, **quick),
-            evaluation=replace(
-                settings.evaluation,
-                episodes=3,
-                replans=3,
-                planner=CEM(samples=16, iterations=1, elites=4),
-                controller=ControllerConfig(horizon=3),
-            ),
-        )
+    settings = small(settings) if options.quick else settings
     with tempfile.TemporaryDirectory() as folder:
-        return run_experiment(settings, Path(folder), seed=seed, listener=_Lines())
+        return run_experiment(settings, Path(folder), seed=seed, listener=Lines())
 
 
-class _Lines(Silent):
+class Lines(Silent):
     """A line on standard error for every stage."""
 
     def say(self, what: str) -> None:

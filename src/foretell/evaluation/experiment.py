@@ -104,6 +104,27 @@ class Finished:
         return sum(p.numel() for p in self.model.parameters())
 
 
+def record_world(settings: Experiment, folder: Path, *, seed: int, listener: Listener) -> World:
+    """Record the experiment's episodes into folder/episodes; returns the world."""
+    listener.say(f"recording {settings.episodes} episodes of {settings.world}")
+    world = worlds.make(settings.world, **settings.options)
+    source = listener.track(world.episodes(settings.episodes, seed=seed), "recording", settings.episodes)
+    metadata = {"world": world.name, "options": dict(world.options), "seed": seed}
+    record((world.spec, source), folder / EPISODES, episodes=settings.episodes, metadata=metadata)
+    return world
+
+
+def train_stages(settings: Experiment, folder: Path, *, seed: int, listener: Listener) -> None:
+    """Train on folder/episodes, stage after stage, the last into folder/run."""
+    init: Path | None = None
+    for i, stage in enumerate((*settings.before, settings.training)):
+        out = folder / (RUN if i == len(settings.before) else f"{RUN}.{i}")
+        listener.say(f"training, {stage.steps:,} steps")
+        with listener.training(stage.steps) as on_step:
+            train(EpisodeStore(folder / EPISODES), out, replace(stage, seed=seed), init=init, on_step=on_step)
+        init = out
+
+
 def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: Listener) -> Finished:
     """Record into folder/episodes, train into folder/run, calibrate, evaluate. `folder` holds neither yet.
 
@@ -117,19 +138,9 @@ def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: L
         seconds[name] = time.perf_counter() - at
         at = time.perf_counter()
 
-    listener.say(f"recording {settings.episodes} episodes of {settings.world}")
-    world = worlds.make(settings.world, **settings.options)
-    source = listener.track(world.episodes(settings.episodes, seed=seed), "recording", settings.episodes)
-    metadata = {"world": world.name, "options": dict(world.options), "seed": seed}
-    record((world.spec, source), folder / EPISODES, episodes=settings.episodes, metadata=metadata)
+    world = record_world(settings, folder, seed=seed, listener=listener)
     lap("record")
-    init: Path | None = None
-    for i, stage in enumerate((*settings.before, settings.training)):
-        out = folder / (RUN if i == len(settings.before) else f"{RUN}.{i}")
-        listener.say(f"training, {stage.steps:,} steps")
-        with listener.training(stage.steps) as on_step:
-            train(EpisodeStore(folder / EPISODES), out, replace(stage, seed=seed), init=init, on_step=on_step)
-        init = out
+    train_stages(settings, folder, seed=seed, listener=listener)
     lap("train")
     listener.say("calibrating on held-out episodes")
     if settings.trust:

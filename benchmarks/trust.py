@@ -1,0 +1,488 @@
+"""Trust in two rooms: does the model say when its predictions do not hold, and only then?
+
+Events are those of `foretell.worlds.two_rooms.events`; nothing here was trained on any of them. Ours is one calibrated
+monitor with one level of false alarms for everything. The baselines are told by which of their scores each event is
+judged, too: anomaly detectors on pixels and on their differences, and a deep ensemble on our latents.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from benchmarks.result import Options, Row, median_interval, run
+from benchmarks.two_rooms import RANDOM, Lines, small
+from foretell.episodes.store import EpisodeStore
+from foretell.evaluation.demo import DEMO
+from foretell.evaluation.experiment import EPISODES, RUN, Experiment, record_world, train_stages
+from foretell.evaluation.intervals import bootstrap, wilson
+from foretell.evaluation.protocols import run_controller
+from foretell.evaluation.suite import EvaluationConfig
+from foretell.model.checkpoint import load
+from foretell.model.distance import TemporalDistance
+from foretell.model.predictor import Predictor
+from foretell.model.world_model import WorldModel
+from foretell.planning import Controller
+from foretell.readout import fit_readout
+from foretell.spec import Episode
+from foretell.training import TrainRecord
+from foretell.training.refine import Refine, refine_predictor
+from foretell.trust.attribution import attribute_novelty, attribute_surprise
+from foretell.trust.calibration import Calibration, Seen, calibrate, evidence_paths, fit, see
+from foretell.trust.conformal import quantile
+from foretell.trust.intervals import ahead, fit_intervals
+from foretell.trust.monitor import Monitor
+from foretell.trust.policy import Abstention
+from foretell.worlds.two_rooms import Options as Scene
+from foretell.worlds.two_rooms import TwoRoomsTask
+from foretell.worlds.two_rooms.behaviour import random_walks
+from foretell.worlds.two_rooms.events import EVENTS, Disturbed, Event, disturbed
+from foretell.worlds.two_rooms.simulator import shortest_steps
+
+LEVEL = 0.01
+HORIZONS = (1, 5, 10, 25, 50)
+LAYOUTS: dict[str, Experiment] = {"fixed": DEMO, "random": RANDOM}
+CALIBRATION, ORDINARY, EVENT, LONG, MODES = 90_001, 90_002, 90_003, 90_004, 90_005
+"""Seeds of what is recorded for it; the training's is 0."""
+Array = NDArray[np.float64]
+Score = Callable[[Episode, Seen], Array]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Episodes: to calibrate on, ordinary ones to test, of each event, long ones, for the baselines, to act in."""
+
+    calibration: int = 1000
+    ordinary: int = 2000
+    event: int = 100
+    long: int = 200
+    baseline: int = 300
+    acting: int = 100
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A layout's model, its scene, and the trust calibrated for it."""
+
+    model: WorldModel
+    scene: Scene
+    store: EpisodeStore
+    training: tuple[int, ...]
+    distance: TemporalDistance
+    trust: Calibration
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Log evidence (E, T) of surprise and novelty of E episodes, and the first step that alarms, T where none does.
+
+    kinds: (E,) what the first alarm is called.
+    """
+
+    surprise: Array
+    novelty: Array
+    p: Array
+    first: NDArray[np.int64]
+    kinds: NDArray[np.str_]
+
+
+@functools.cache
+def trained(layout: str, options: Options) -> Trained:
+    """Record, train and calibrate."""
+    settings = small(LAYOUTS[layout]) if options.quick else LAYOUTS[layout]
+    counts = Counts(400, 20, 4, 4, 20, 3) if options.quick else Counts()
+    folder = Path(tempfile.mkdtemp(prefix="foretell-trust-"))
+    lines = Lines()
+    world = record_world(settings, folder, seed=0, listener=lines)
+    train_stages(settings, folder, seed=0, listener=lines)
+    found, record = load(folder / RUN), TrainRecord.read(folder / RUN)
+    store = EpisodeStore(folder / EPISODES)
+    scene = replace(Scene(**dict(world.options)), episode_steps=80)
+    lines.say("fitting and calibrating trust")
+    some = record.training[:400]
+    fitted = fit(found.model, (store.read(i) for i in some), seed=0)
+    trust = calibrate(fitted, found.model, random_walks(scene, counts.calibration, seed=CALIBRATION), seed=0)
+    distance = found.parts["temporal_distance"]
+    assert isinstance(distance, TemporalDistance)
+    return Trained(found.model, scene, store, tuple(some), distance, trust, counts)
+
+
+def watched(made: Trained, episodes: Iterable[Episode]) -> Watched:
+    """What one monitor makes of episodes of one length."""
+    scores = [made.trust.scores(made.model, see(made.model, e)) for e in episodes]
+    surprise = torch.stack([made.trust.surprise_p(s.surprise, tail=True) for s in scores])
+    novelty = torch.stack([made.trust.novelty_p(s.novelty, tail=True) for s in scores])
+    block, length = made.model.config.block, made.trust.length
+    evidence = [e.numpy() for e in evidence_paths(surprise, novelty, length, block)]
+    steps = evidence[0].shape[1]
+    limits = np.array([made.trust.thresholds(LEVEL, t) for t in range(steps)])
+    above = [e >= limits[:, i] for i, e in enumerate(evidence)]
+    first = [np.where(a.any(1), a.argmax(1), steps) for a in above]
+    return Watched(
+        surprise=evidence[0],
+        novelty=evidence[1],
+        p=torch.stack([made.trust.surprise_p(s.surprise) for s in scores]).numpy(),
+        first=np.minimum(*first),
+        kinds=np.where(first[1] < first[0], "appearance", "violation"),
+    )
+
+
+@functools.cache
+def ordinary(layout: str, options: Options) -> Watched:
+    """Ordinary episodes that nothing was fitted or calibrated on."""
+    made = trained(layout, options)
+    return watched(made, random_walks(made.scene, made.counts.ordinary, seed=ORDINARY))
+
+
+@functools.cache
+def happened(layout: str, options: Options, event: Event) -> tuple[list[Disturbed], Watched]:
+    """Episodes with an event, and what the monitor makes of them."""
+    made = trained(layout, options)
+    found = list(disturbed(event, made.scene, made.counts.event, seed=EVENT))
+    return found, watched(made, (d.episode for d in found))
+
+
+def false_alarms(layout: str, options: Options) -> Iterator[Row]:
+    """Share of ordinary episodes that alarm; beside it longer ones, and how uniform the p-values are."""
+    made, seen = trained(layout, options), ordinary(layout, options)
+    longer = watched(made, random_walks(replace(made.scene, episode_steps=400), made.counts.long, seed=LONG))
+    alarms = seen.first < seen.surprise.shape[1]
+    p = np.sort(seen.p[~np.isnan(seen.p)])
+    yield Row(
+        id=f"trust.{layout}.false_alarm",
+        value=float(alarms.mean()),
+        interval=wilson(int(alarms.sum()), len(alarms)),
+        n=len(alarms),
+        seeds=(0,),
+        unit="share",
+        baselines={
+            "asked": LEVEL,
+            "episodes_of_400_steps": float((longer.first < 401).mean()),
+            "kolmogorov_smirnov": float(np.abs(p - np.arange(1, len(p) + 1) / len(p)).max()),
+        },
+    )
+
+
+def coverage(layout: str, options: Options) -> Iterator[Row]:
+    """Share of the truth within 90% intervals of the position, by horizon in raw steps."""
+    made = trained(layout, options)
+    steps = 20 if options.quick else 1500
+    readout = fit_readout(made.model, made.store, "position", made.training, seed=0, steps=steps)
+
+    def errors(seed: int, count: int) -> list[Tensor]:
+        found = []
+        for episode in random_walks(made.scene, count, seed=seed):
+            seen = see(made.model, episode)
+            truth = torch.from_numpy(episode.observations["position"])
+            said = ahead(made.model, readout, seen.latents, seen.actions, HORIZONS)
+            for k, horizon in enumerate(HORIZONS):
+                said[: len(truth) - horizon, k] -= truth[horizon:]
+            found.append(said)
+        return found
+
+    widths = fit_intervals(readout, HORIZONS, errors(CALIBRATION, made.counts.calibration)).half_width(0.9)
+    fresh = errors(ORDINARY, made.counts.baseline)
+    for k, horizon in enumerate(HORIZONS):
+        each = []
+        for e in fresh:
+            known = e[~e[:, k].isnan().any(-1), k].abs()
+            each.append(float((known <= widths[k]).float().mean()))
+        low, high = bootstrap(each, np.random.default_rng(0))
+        yield Row(
+            id=f"trust.{layout}.coverage_90.h{horizon}",
+            value=float(np.mean(each)),
+            interval=(float(low), float(high)),
+            n=len(each),
+            seeds=(0,),
+            unit="share",
+            baselines={"mean_half_width_px": float(widths[k].mean())},
+        )
+
+
+def events(layout: str, options: Options) -> Iterator[Row]:
+    """For each event: AUROC of the evidence of its kind over whole episodes, and detection at 1% false alarms."""
+    plain = ordinary(layout, options)
+    others = baselines(layout, options)
+    named: list[bool] = []
+    for event in EVENTS:
+        found, seen = happened(layout, options, event)
+        onset = np.array([d.onset for d in found])
+        violation = event.kind == "violation"
+        typical = np.full(len(plain.surprise), int(np.median(onset)))
+        ours, other = (
+            _auroc(_highest(getattr(plain, kind), typical), _highest(getattr(seen, kind), onset))
+            for kind in (("surprise", "novelty") if violation else ("novelty", "surprise"))
+        )
+        compared, their_detection = {}, {}
+        for name, baseline in others.items():
+            theirs = np.stack(
+                [baseline.score(d.episode, see(trained(layout, options).model, d.episode)) for d in found]
+            )
+            begin = np.full(len(baseline.ordinary), int(np.median(onset)))
+            high = _highest(theirs, onset)
+            compared[name] = _auroc(_highest(baseline.ordinary, begin), high)
+            early = [theirs[i, :o].max() if o else -np.inf for i, o in enumerate(onset)]
+            their_detection[name] = float(((high > baseline.threshold) & (early <= baseline.threshold)).mean())
+        yield Row(
+            id=f"trust.{layout}.auroc.{event.id}",
+            value=ours,
+            n=len(found),
+            seeds=(0,),
+            unit="area",
+            baselines={**compared, "evidence_of_the_other_kind": other},
+        )
+        hit = (seen.first < seen.surprise.shape[1]) & (seen.first >= onset)
+        named += (seen.kinds[hit] == event.kind).tolist()
+        delay = float(np.median((seen.first - onset)[hit])) if hit.any() else float("nan")
+        yield Row(
+            id=f"trust.{layout}.detected_at_1pct.{event.id}",
+            value=float(hit.mean()),
+            interval=wilson(int(hit.sum()), len(hit)),
+            n=len(hit),
+            seeds=(0,),
+            unit="share",
+            baselines={**their_detection, **({"delay_steps": delay} if hit.any() else {})},
+        )
+    if named:
+        yield Row(
+            id=f"trust.{layout}.kind_accuracy",
+            value=float(np.mean(named)),
+            interval=wilson(sum(named), len(named)),
+            n=len(named),
+            seeds=(0,),
+            unit="share",
+            baselines={"always_violation": float(np.mean([e.kind == "violation" for e in EVENTS]))},
+        )
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """score: (T,) of an episode. ordinary: (E, T) of ordinary ones. threshold: passed by 1% of calibration episodes."""
+
+    score: Score
+    ordinary: Array
+    threshold: float
+
+
+@functools.cache
+def baselines(layout: str, options: Options) -> dict[str, Baseline]:
+    """Anomaly detectors on pixels and on pixel differences, and an ensemble of five predictors on our latents."""
+    made = trained(layout, options)
+    frames = [made.store.read(i).observations["camera"] for i in made.training[:100]]
+    pixels = np.concatenate([_small(f) for f in frames])
+    moves = np.concatenate([_differences(f) for f in frames])
+    rng = np.random.default_rng(0)
+    scores: dict[str, Score] = {}
+    for name, data, view in (("pixels", pixels, _small), ("differences", moves, _differences)):
+        some = data[rng.permutation(len(data))[:4000]]
+        pca = PCA(n_components=min(64, len(some) - 1), random_state=0).fit(some)
+        forest = IsolationForest(random_state=0, n_estimators=100).fit(some)
+        near = NearestNeighbors(n_neighbors=5).fit(some)
+        scores[f"pca_{name}"] = _on(view, lambda x, m=pca: ((x - m.inverse_transform(m.transform(x))) ** 2).sum(1))
+        scores[f"forest_{name}"] = _on(view, lambda x, m=forest: -m.score_samples(x))
+        scores[f"neighbours_{name}"] = _on(view, lambda x, m=near: m.kneighbors(x)[0][:, -1])
+    scores["ensemble"] = _ensemble(made, options)
+    found = {}
+    sets = {
+        seed: [(e, see(made.model, e)) for e in random_walks(made.scene, made.counts.baseline, seed=seed)]
+        for seed in (CALIBRATION, ORDINARY)
+    }
+    for name, score in scores.items():
+        calibration = np.stack([score(*both) for both in sets[CALIBRATION]]).max(1)
+        threshold = float(quantile(torch.from_numpy(calibration), 1 - LEVEL))
+        found[name] = Baseline(score, np.stack([score(*both) for both in sets[ORDINARY]]), threshold)
+    return found
+
+
+def _ensemble(made: Trained, options: Options) -> Score:
+    """Five predictors trained apart: squared errors over the variance between them and that of their residuals."""
+    seen = [see(made.model, made.store.read(i)) for i in made.training]
+    latents, actions = [s.latents for s in seen], [s.actions for s in seen]
+    own, config = made.model.predictor, made.model.config
+    members = []
+    for k in range(2 if options.quick else 5):
+        torch.manual_seed(k)
+        made.model.predictor = Predictor(
+            config.latent, config.context, made.model.action_size, config.history, config.width, config.depth
+        )
+        refine_predictor(made.model, latents, actions, Refine(steps=5 if options.quick else 800), seed=k)
+        members.append(made.model.predictor)
+    made.model.predictor = own
+    block = config.block
+
+    def spread(s: Seen) -> tuple[Tensor, Tensor]:
+        starts = s.latents[:-block]
+        plan = s.actions.unfold(0, block, 1).transpose(1, 2)[: len(starts)].reshape(len(starts), -1)
+        said = []
+        for member in members:
+            made.model.predictor = member
+            with torch.no_grad():
+                said.append(made.model.predict_each(starts, plan).flatten(1))
+        made.model.predictor = own
+        all_of_them = torch.stack(said)
+        return s.latents[block:].flatten(1) - all_of_them.mean(0), all_of_them.var(0)
+
+    residual = torch.cat([spread(s)[0] for s in seen[:100]]).var(0)
+
+    def score(episode: Episode, s: Seen) -> Array:
+        off, between = spread(s)
+        return np.concatenate([np.full(block, -np.inf), (off.square() / (between + residual)).sum(1).double().numpy()])
+
+    return score
+
+
+def where(layout: str, options: Options) -> Iterator[Row]:
+    """Whether the heat map's peak, at the alarm, lies within 4 px of the event, for those that have a place."""
+    made = trained(layout, options)
+    within: list[bool] = []
+    each: dict[str, float] = {}
+    for event in (e for e in EVENTS if e.placed):
+        found, seen = happened(layout, options, event)
+        near = []
+        for i, d in enumerate(found):
+            step = int(seen.first[i])
+            if not d.onset <= step < seen.surprise.shape[1]:
+                continue
+            novel = seen.kinds[i] == "appearance"
+            attribute = attribute_novelty if novel else attribute_surprise
+            heat = attribute(made.model, made.trust, d.episode, step).maps["camera"]
+            row, column = np.unravel_index(heat.argmax(), heat.shape)
+            place = d.place if event.name == "second_dot" else d.episode.observations["position"][step]
+            near.append(bool(np.hypot(column + 0.5 - place[0], row + 0.5 - place[1]) <= 4))
+        within += near
+        if near:
+            each[event.id] = float(np.mean(near))
+    if within:
+        yield Row(
+            id=f"trust.{layout}.where",
+            value=float(np.mean(within)),
+            interval=wilson(sum(within), len(within)),
+            n=len(within),
+            seeds=(0,),
+            unit="share",
+            baselines=each,
+        )
+
+
+def abstaining(layout: str, options: Options) -> Iterator[Row]:
+    """Share of episodes that end further from the goal than they began, by more than the 3 px of the task.
+
+    The controller acts where its actions are mirrored, or hardly move anything, from the first step on, with and
+    without abstention.
+    """
+    made = trained(layout, options)
+    config = EvaluationConfig()
+    for mode, gain in (("mirrored", -1.0), ("dead", 0.02), ("ordinary", 1.0)):
+        result = {}
+        for name in ("with", "without"):
+            guard = Abstention(Monitor(made.model, made.trust, level=LEVEL)) if name == "with" else None
+            controller = Controller(made.model, config.planner, config.controller, distance=made.distance, guard=guard)
+            task = TwoRoomsTask(replace(made.scene, gain=gain))
+            seeds = list(range(MODES, MODES + made.counts.acting))
+            outcome = run_controller(task, seeds, controller, keep=len(seeds))
+            goal, layouts = task.goal_truth()["position"], task.truth()["layout"]
+            ends = [np.stack([t.truth["position"][k] for t in outcome.traces]) for k in (0, -1)]
+            far = [shortest_steps(e, goal, layouts, made.scene.radius, 1.0) for e in ends]
+            result[name] = (far[1] > far[0] + 3, outcome.solved)
+        worse = result["with"][0]
+        yield Row(
+            id=f"trust.{layout}.abstain.{mode}",
+            value=float(worse.mean()),
+            interval=wilson(int(worse.sum()), len(worse)),
+            n=len(worse),
+            seeds=(0,),
+            unit="share",
+            baselines={
+                "without": float(result["without"][0].mean()),
+                "doing_nothing": 0.0,
+                "solved": float(result["with"][1].mean()),
+                "solved_without": float(result["without"][1].mean()),
+            },
+        )
+
+
+def speed(layout: str, options: Options) -> Iterator[Row]:
+    """Milliseconds of a step of the monitor, from picture to verdict."""
+    made = trained(layout, options)
+    monitor = Monitor(made.model, made.trust, level=LEVEL)
+    times = []
+    for episode in random_walks(made.scene, 1 if options.quick else 5, seed=ORDINARY):
+        monitor.reset()
+        for t in range(len(episode.actions) + 1):
+            seen = {"camera": episode.observations["camera"][t]}
+            started = time.perf_counter()
+            monitor.step(seen, episode.actions[t - 1] if t else None)
+            times.append(1e3 * (time.perf_counter() - started))
+    value, interval = median_interval(times)
+    yield Row(
+        id=f"trust.{layout}.step_ms",
+        value=value,
+        interval=interval,
+        n=len(times),
+        seeds=(0,),
+        unit="ms",
+        baselines={"quantile_95": float(np.quantile(times, 0.95))},
+    )
+
+
+def _auroc(plain: Array, event: Array) -> float:
+    both = np.concatenate([plain, event])
+    finite = np.nan_to_num(both, neginf=-1e300, posinf=1e300)
+    return float(roc_auc_score(np.repeat([0, 1], [len(plain), len(event)]), finite))
+
+
+def _highest(paths: Array, onset: NDArray[np.int64]) -> Array:
+    """(E,) of (E, T) from each one's onset on."""
+    return np.array([path[at:].max() for path, at in zip(paths, onset, strict=True)])
+
+
+def _small(frames: NDArray[np.uint8]) -> Array:
+    """(T, 64, 64, 3) as (T, 768): means of squares of 4 x 4 px."""
+    return np.asarray(frames.reshape(len(frames), 16, 4, 16, 4, 3).mean((2, 4)).reshape(len(frames), -1))
+
+
+def _differences(frames: NDArray[np.uint8]) -> Array:
+    """(T, 1536): each picture beside the change since the one before, which for the first is none."""
+    flat = _small(frames)
+    return np.concatenate([np.diff(flat, axis=0, prepend=flat[:1]), flat], axis=1)
+
+
+def _on(view: Callable[[NDArray[np.uint8]], Array], score: Callable[[Array], Array]) -> Score:
+    return lambda episode, seen: np.asarray(score(view(episode.observations["camera"])), np.float64)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    measures = {
+        "false_alarm": false_alarms,
+        "coverage_90": coverage,
+        "auroc": events,
+        "where": where,
+        "abstain": abstaining,
+        "step_ms": speed,
+    }
+    print("two layouts, each trained once", file=sys.stderr)
+    run(
+        "trust",
+        {
+            f"trust.{layout}.{name}": functools.partial(measure, layout)
+            for layout in LAYOUTS
+            for name, measure in measures.items()
+        },
+    )
