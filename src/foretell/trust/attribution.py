@@ -62,13 +62,13 @@ def attribute_surprise(
         inputs = [x.detach().requires_grad_(True) for x, _ in now]
         latent = model.encode_normalised(zip(inputs, (m for _, m in now), strict=True))[0]
         # The latent in the residual is the one that depends on what is seen.
-        moved = values + (latent - latent.detach())
+        moved = values + (latent - latent.detach()).to(values)
         score = calibration.law(moved, given)
         gradients = torch.autograd.grad(score, inputs)
     changes = [(x.detach() - y) for x, (y, _) in zip(inputs, before, strict=True)]
     if not any(bool(c.any()) for c in changes):
         changes = [torch.ones_like(c) for c in changes]
-    return _shares(model, [(g * c).abs()[0] for g, c in zip(gradients, changes, strict=True)])
+    return _shares(model, [(g * c).abs()[0].cpu() for g, c in zip(gradients, changes, strict=True)])
 
 
 def attribute_novelty(model: WorldModel, calibration: Calibration, episode: Episode, step: int) -> Attribution:
@@ -81,13 +81,14 @@ def attribute_novelty(model: WorldModel, calibration: Calibration, episode: Epis
         with torch.enable_grad():
             x = value.detach().requires_grad_(True)
             features, grid = places_of(encoder.early(x, mask))  # type: ignore[operator]
+            features = features.cpu()
             total = novelty(features)[0]
             (gradient,) = torch.autograd.grad(total, x)
         if x.dim() == 4:
             heat = novelty.placed(features.detach())[0].view(1, 1, *grid)
             part = functional.interpolate(heat, size=x.shape[2:], mode="bilinear")[0].expand(x.shape[1:])
         else:
-            part = (gradient * x.detach()).abs()[0]
+            part = (gradient * x.detach()).abs()[0].cpu()
         parts.append(part / part.sum().clamp_min(1e-12) * float(total.detach()))
     return _shares(model, parts, blur=False)
 
@@ -96,8 +97,13 @@ def _shown(model: WorldModel, episode: Episode, step: int) -> list[tuple[Tensor,
     """What each encoder takes of one step."""
     names = [c.name for c in model.spec.observations]
     seen = {n: torch.from_numpy(np.ascontiguousarray(episode.observations[n][step]))[None, None] for n in names}
-    values = {n: (x if x.dtype == torch.uint8 else x.float()) for n, x in seen.items()}
-    masks = {n: torch.from_numpy(np.array(episode.valid[n][step]))[None, None] for n in names if n in episode.valid}
+    device = model.device
+    values = {n: (x if x.dtype == torch.uint8 else x.float()).to(device) for n, x in seen.items()}
+    masks = {
+        n: torch.from_numpy(np.array(episode.valid[n][step]))[None, None].to(device)
+        for n in names
+        if n in episode.valid
+    }
     return list(model.normalised(values, masks))
 
 

@@ -51,7 +51,7 @@ class Scores:
 
 
 class Calibration(nn.Module):
-    """Turns what a model sees of an episode into p-values and alarms.
+    """Turns what a model sees of an episode into p-values and alarms; on the CPU, wherever the model is.
 
     law, novelty: what residuals and first features are like in training. The rest is sorted scores of calibration
     episodes: `surprise_steps` (n,) and `novelty_steps` (channels, n) of single steps; `surprise_episodes` and

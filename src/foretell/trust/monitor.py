@@ -83,7 +83,8 @@ class Monitor:
     """
 
     def __init__(self, model: WorldModel, calibration: Calibration, *, level: float = 0.01) -> None:
-        self.model, self.calibration, self.level = model, calibration, level
+        # Small, and one observation at a time: the CPU is faster, wherever the model is.
+        self.model, self.calibration, self.level = model, calibration.cpu(), level
         self._early = calibration.thresholds(level, 0)
         self._late = calibration.thresholds(level, calibration.length)
         self._reach = model.config.block * (calibration.law.blocks + model.config.history - 1)
