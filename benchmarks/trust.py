@@ -8,7 +8,6 @@ judged, too: anomaly detectors on pixels and on their differences, and a deep en
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import tempfile
 import time
@@ -468,7 +467,6 @@ def _on(view: Callable[[NDArray[np.uint8]], Array], score: Callable[[Array], Arr
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     measures = {
         "false_alarm": false_alarms,
         "coverage_90": coverage,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import tempfile
 import time
@@ -12,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.result import Options, Row, median_interval, run
 from foretell.evaluation.demo import DEMO
@@ -189,7 +187,6 @@ class Lines(Silent):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     run(
         "two_rooms",
         {
