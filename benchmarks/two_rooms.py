@@ -174,8 +174,11 @@ def small(settings: Experiment) -> Experiment:
 
 def _measured(settings: Experiment, seed: int, options: Options) -> Finished:
     settings = small(settings) if options.quick else settings
+    lines = Lines()
     with tempfile.TemporaryDirectory() as folder:
-        return run_experiment(settings, Path(folder), seed=seed, listener=Lines())
+        done = run_experiment(settings, Path(folder), seed=seed, listener=lines)
+    lines.say(f"seed {seed}: {done.evaluation.planning.success:.0%} reached, {done.seconds['train']:.0f} s of training")
+    return done
 
 
 class Lines(Silent):
