@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,20 +36,3 @@ def test_hyper_threads_of_one_core_count_once(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2})
     assert threads._cores(tmp_path) == 1
     assert threads._cores(tmp_path / "absent") == 2
-
-
-@pytest.mark.parametrize(("count", "cpus", "bound"), [(2, 2, "true"), (1, 2, None), (2, 4, None), (1, 1, None)])
-def test_threads_are_bound_only_where_they_fill_the_cpus(
-    monkeypatch: pytest.MonkeyPatch, count: int, cpus: int, bound: str | None
-) -> None:
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND"):
-        monkeypatch.setenv(name, "")
-    monkeypatch.delenv("OMP_PROC_BIND")
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cpus)))
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
-    threads.set_threads(count)
-    assert os.environ["OMP_NUM_THREADS"] == str(count)
-    assert os.environ.get("OMP_PROC_BIND") == bound
-    monkeypatch.setenv("OMP_PROC_BIND", "false")
-    threads.set_threads(count)
-    assert os.environ["OMP_PROC_BIND"] == "false"

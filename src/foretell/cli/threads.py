@@ -19,24 +19,12 @@ def default_threads() -> int:
 
 
 def set_threads(count: int) -> None:
-    """Let OpenMP, MKL and torch compute with `count` threads, whether torch has been imported or not.
-
-    Where they are as many as the CPUs that this process may use, each is bound to one of these: unbound, two threads
-    are put on one CPU time and again and wait for each other. Fewer threads stay free to go where there is room, and
-    so do several processes beside each other.
-    """
+    """Let OpenMP, MKL and torch compute with `count` threads, whether torch has been imported or not."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(count)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(count)
-    elif 1 < count == _cpus() and "WORLD_SIZE" not in os.environ:
-        os.environ.setdefault("OMP_PROC_BIND", "true")
-
-
-def _cpus() -> int:
-    """CPUs that this process may run on; 0 where the system does not tell."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
 def _cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
