@@ -165,8 +165,10 @@ class WorldModel(nn.Module):
     def _normalise(self, name: str, values: Tensor) -> Tensor:
         shape = (-1,) + (1,) * (values.dim() - 2)
         mean, scale = self.get_buffer(_buffer("mean", name)), self.get_buffer(_buffer("scale", name))
-        # In the order of channels first: convolutions and norms are twice as slow on colours side by side.
-        return (values.contiguous() - mean.view(shape)).div_(scale.view(shape))
+        # In the order of channels first: convolutions and norms are twice as slow on colours side by side. One pass to
+        # turn bytes into floats, then in place: mixed with the subtraction it takes several times as long.
+        copied = values.contiguous().float() if values.dtype == torch.uint8 else values.clone()
+        return copied.sub_(mean.view(shape)).div_(scale.view(shape))
 
     def predict(self, context: Tensor, actions: Tensor) -> Tensor:
         """The latent after each step of a context: (B, T, N, D), (B, T, block * A) -> (B, T, N, D).
