@@ -17,15 +17,15 @@ from foretell.spec import Episode
 from foretell.trust.conformal import needed, p_values, quantile, require_enough, tail_p_values
 from foretell.trust.evidence import change_weight, passing, persistent
 from foretell.trust.novelty import Novelty, fit_novelty, places_of
-from foretell.trust.residuals import residuals
+from foretell.trust.residuals import Residuals, residuals
 from foretell.trust.surprise import ResidualLaw, fit_residual_law
 
 SHARE = 3 / 8
 """Of a level of false alarms: what surprise, and what novelty, may use within the length of calibration episodes."""
 BLOCKS = 2
 """Blocks of the longest prediction that surprise looks at."""
-FRAMES = 4000
-"""Steps that novelty is fitted on, at most."""
+FRAMES = 8
+"""Steps of each training episode that novelty is fitted on."""
 _AT_ONCE = 256
 
 
@@ -233,24 +233,23 @@ def fit(model: WorldModel, episodes: Iterable[Episode], *, seed: int, steps: int
 
     steps: of the optimiser. Raises DataError where the episodes are too short to predict anything in.
     """
-    seen = [see(model, episode) for episode in episodes]
-    found = [residuals(model, s.latents, s.actions, BLOCKS) for s in seen]
+    found: list[Residuals] = []
+    features: list[list[Tensor]] = [[] for _ in model.spec.observations]
+    for episode in episodes:
+        seen = see(model, episode)
+        found.append(residuals(model, seen.latents, seen.actions, BLOCKS))
+        for i, early in enumerate(seen.early):
+            there = early[~seen.missing[:, i]]
+            features[i].append(there[torch.linspace(0, len(there) - 1, min(FRAMES, len(there))).round().long()])
     if not found:
         raise DataError("trust: episodes to learn from expected, there are none")
-    law = fit_residual_law(found, action=model.action_size, seed=seed, steps=steps)
-    return Calibration(law, _fit_novelties(model, seen, seed))
-
-
-def _fit_novelties(model: WorldModel, seen: Sequence[Seen], seed: int) -> list[Novelty]:
-    generator = torch.Generator().manual_seed(seed)
-    lists = []
-    for i, channel in enumerate(model.spec.observations):
-        features = torch.cat([s.early[i][~s.missing[:, i]] for s in seen])
-        if not len(features):
+    novelty = []
+    for channel, parts in zip(model.spec.observations, features, strict=True):
+        if not any(map(len, parts)):
             raise DataError(f"trust: channel {channel.name} is missing in every step of the training episodes")
-        some = torch.randperm(len(features), generator=generator)[:FRAMES]
-        lists.append(fit_novelty(channel.name, features[some]))
-    return lists
+        novelty.append(fit_novelty(channel.name, torch.cat(parts)))
+    law = fit_residual_law(found, action=model.action_size, seed=seed, steps=steps)
+    return Calibration(law, novelty)
 
 
 def calibrate(
