@@ -53,7 +53,6 @@ from foretell.worlds.two_rooms.behaviour import random_walks
 from foretell.worlds.two_rooms.events import EVENTS, Disturbed, Event, disturbed
 from foretell.worlds.two_rooms.simulator import shortest_steps
 
-LEVEL = 0.01
 HORIZONS = (1, 5, 10, 25, 50)
 LAYOUTS: dict[str, Experiment] = {"fixed": DEMO, "random": RANDOM}
 CALIBRATION, ORDINARY, EVENT, LONG, MODES = 90_001, 90_002, 90_003, 90_004, 90_005
@@ -64,7 +63,10 @@ Score = Callable[[Episode, Seen], Array]
 
 @dataclass(frozen=True)
 class Counts:
-    """Episodes: to calibrate on, ordinary ones to test, of each event, long ones, for the baselines, to act in."""
+    """Episodes: to calibrate on, ordinary ones to test, of each event, long ones, for the baselines, to act in.
+
+    level: share of ordinary episodes that may alarm; `detected_at_1pct` says what it is but in quick runs.
+    """
 
     calibration: int = 1000
     ordinary: int = 2000
@@ -72,6 +74,7 @@ class Counts:
     long: int = 200
     baseline: int = 300
     acting: int = 100
+    level: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Watched:
 def trained(layout: str, options: Options) -> Trained:
     """Record, train and calibrate."""
     settings = small(LAYOUTS[layout]) if options.quick else LAYOUTS[layout]
-    counts = Counts(400, 20, 4, 4, 20, 3) if options.quick else Counts()
+    counts = Counts(40, 6, 2, 2, 40, 2, level=0.2) if options.quick else Counts()
     folder = Path(tempfile.mkdtemp(prefix="foretell-trust-"))
     lines = Lines()
     world = record_world(settings, folder, seed=0, listener=lines)
@@ -115,7 +118,7 @@ def trained(layout: str, options: Options) -> Trained:
     scene = replace(Scene(**dict(world.options)), episode_steps=80)
     lines.say("fitting and calibrating trust")
     some = record.training[:400]
-    fitted = fit(found.model, (store.read(i) for i in some), seed=0)
+    fitted = fit(found.model, (store.read(i) for i in some), seed=0, steps=20 if options.quick else 1500)
     trust = calibrate(fitted, found.model, random_walks(scene, counts.calibration, seed=CALIBRATION), seed=0)
     distance = found.parts["temporal_distance"]
     assert isinstance(distance, TemporalDistance)
@@ -130,7 +133,7 @@ def watched(made: Trained, episodes: Iterable[Episode]) -> Watched:
     block, length = made.model.config.block, made.trust.length
     evidence = [e.numpy() for e in evidence_paths(surprise, novelty, length, block)]
     steps = evidence[0].shape[1]
-    limits = np.array([made.trust.thresholds(LEVEL, t) for t in range(steps)])
+    limits = np.array([made.trust.thresholds(made.counts.level, t) for t in range(steps)])
     above = [e >= limits[:, i] for i, e in enumerate(evidence)]
     first = [np.where(a.any(1), a.argmax(1), steps) for a in above]
     return Watched(
@@ -171,7 +174,7 @@ def false_alarms(layout: str, options: Options) -> Iterator[Row]:
         seeds=(0,),
         unit="share",
         baselines={
-            "asked": LEVEL,
+            "asked": made.counts.level,
             "episodes_of_400_steps": float((longer.first < 401).mean()),
             "kolmogorov_smirnov": float(np.abs(p - np.arange(1, len(p) + 1) / len(p)).max()),
         },
@@ -214,11 +217,18 @@ def coverage(layout: str, options: Options) -> Iterator[Row]:
         )
 
 
-def events(layout: str, options: Options) -> Iterator[Row]:
+def about_events(part: str, layout: str, options: Options) -> Iterator[Row]:
+    """The rows of `events` under `trust.LAYOUT.PART`."""
+    yield from (row for row in events(layout, options) if row.id.startswith(f"trust.{layout}.{part}"))
+
+
+@functools.cache
+def events(layout: str, options: Options) -> list[Row]:
     """For each event: AUROC of the evidence of its kind over whole episodes, and detection at 1% false alarms."""
     plain = ordinary(layout, options)
     others = baselines(layout, options)
     named: list[bool] = []
+    rows: list[Row] = []
     for event in EVENTS:
         found, seen = happened(layout, options, event)
         onset = np.array([d.onset for d in found])
@@ -236,38 +246,45 @@ def events(layout: str, options: Options) -> Iterator[Row]:
             begin = np.full(len(baseline.ordinary), int(np.median(onset)))
             high = _highest(theirs, onset)
             compared[name] = _auroc(_highest(baseline.ordinary, begin), high)
-            early = [theirs[i, :o].max() if o else -np.inf for i, o in enumerate(onset)]
+            early = np.array([theirs[i, :o].max() if o else -np.inf for i, o in enumerate(onset)])
             their_detection[name] = float(((high > baseline.threshold) & (early <= baseline.threshold)).mean())
-        yield Row(
-            id=f"trust.{layout}.auroc.{event.id}",
-            value=ours,
-            n=len(found),
-            seeds=(0,),
-            unit="area",
-            baselines={**compared, "evidence_of_the_other_kind": other},
+        rows.append(
+            Row(
+                id=f"trust.{layout}.auroc.{event.id}",
+                value=ours,
+                n=len(found),
+                seeds=(0,),
+                unit="area",
+                baselines={**compared, "evidence_of_the_other_kind": other},
+            )
         )
         hit = (seen.first < seen.surprise.shape[1]) & (seen.first >= onset)
         named += (seen.kinds[hit] == event.kind).tolist()
         delay = float(np.median((seen.first - onset)[hit])) if hit.any() else float("nan")
-        yield Row(
-            id=f"trust.{layout}.detected_at_1pct.{event.id}",
-            value=float(hit.mean()),
-            interval=wilson(int(hit.sum()), len(hit)),
-            n=len(hit),
-            seeds=(0,),
-            unit="share",
-            baselines={**their_detection, **({"delay_steps": delay} if hit.any() else {})},
+        rows.append(
+            Row(
+                id=f"trust.{layout}.detected_at_1pct.{event.id}",
+                value=float(hit.mean()),
+                interval=wilson(int(hit.sum()), len(hit)),
+                n=len(hit),
+                seeds=(0,),
+                unit="share",
+                baselines={**their_detection, **({"delay_steps": delay} if hit.any() else {})},
+            )
         )
     if named:
-        yield Row(
-            id=f"trust.{layout}.kind_accuracy",
-            value=float(np.mean(named)),
-            interval=wilson(sum(named), len(named)),
-            n=len(named),
-            seeds=(0,),
-            unit="share",
-            baselines={"always_violation": float(np.mean([e.kind == "violation" for e in EVENTS]))},
+        rows.append(
+            Row(
+                id=f"trust.{layout}.kind_accuracy",
+                value=float(np.mean(named)),
+                interval=wilson(sum(named), len(named)),
+                n=len(named),
+                seeds=(0,),
+                unit="share",
+                baselines={"always_violation": float(np.mean([e.kind == "violation" for e in EVENTS]))},
+            )
         )
+    return rows
 
 
 @dataclass(frozen=True)
@@ -304,7 +321,7 @@ def baselines(layout: str, options: Options) -> dict[str, Baseline]:
     }
     for name, score in scores.items():
         calibration = np.stack([score(*both) for both in sets[CALIBRATION]]).max(1)
-        threshold = float(quantile(torch.from_numpy(calibration), 1 - LEVEL))
+        threshold = float(quantile(torch.from_numpy(calibration), 1 - made.counts.level))
         found[name] = Baseline(score, np.stack([score(*both) for both in sets[ORDINARY]]), threshold)
     return found
 
@@ -390,7 +407,7 @@ def abstaining(layout: str, options: Options) -> Iterator[Row]:
     for mode, gain in (("mirrored", -1.0), ("dead", 0.02), ("ordinary", 1.0)):
         result = {}
         for name in ("with", "without"):
-            guard = Abstention(Monitor(made.model, made.trust, level=LEVEL)) if name == "with" else None
+            guard = Abstention(Monitor(made.model, made.trust, level=made.counts.level)) if name == "with" else None
             controller = Controller(made.model, config.planner, config.controller, distance=made.distance, guard=guard)
             task = TwoRoomsTask(replace(made.scene, gain=gain))
             seeds = list(range(MODES, MODES + made.counts.acting))
@@ -419,7 +436,7 @@ def abstaining(layout: str, options: Options) -> Iterator[Row]:
 def speed(layout: str, options: Options) -> Iterator[Row]:
     """Milliseconds of a step of the monitor, from picture to verdict."""
     made = trained(layout, options)
-    monitor = Monitor(made.model, made.trust, level=LEVEL)
+    monitor = Monitor(made.model, made.trust, level=made.counts.level)
     times = []
     for episode in random_walks(made.scene, 1 if options.quick else 5, seed=ORDINARY):
         monitor.reset()
@@ -470,7 +487,7 @@ if __name__ == "__main__":
     measures = {
         "false_alarm": false_alarms,
         "coverage_90": coverage,
-        "auroc": events,
+        **{part: functools.partial(about_events, part) for part in ("auroc", "detected_at_1pct", "kind_accuracy")},
         "where": where,
         "abstain": abstaining,
         "step_ms": speed,
