@@ -169,6 +169,7 @@ def small(settings: Experiment) -> Experiment:
             planner=CEM(samples=16, iterations=1, elites=4),
             controller=ControllerConfig(horizon=3),
         ),
+        trust=False,
     )
 
 

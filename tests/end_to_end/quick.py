@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from foretell.evaluation import suite
+from foretell.evaluation import suite, trust
 from foretell.planning import CEM
 
 PLANNER = CEM(samples=8, iterations=1, elites=2)
@@ -18,3 +18,4 @@ def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "fit_inverse_dynamics", partial(suite.fit_inverse_dynamics, steps=5))
     monkeypatch.setattr(suite, "fit_readout", partial(suite.fit_readout, steps=5))
     monkeypatch.setattr(suite, "EvaluationConfig", partial(suite.EvaluationConfig, **CONFIG))
+    monkeypatch.setattr(trust, "fit", partial(trust.fit, steps=5))

@@ -62,7 +62,7 @@ def test_events_are_told_as_they_occur(made: Path, capsys: pytest.CaptureFixture
 def test_a_store_that_is_still_being_written_is_followed(made: Path) -> None:
     out = made / "growing"
     watching = subprocess.Popen(
-        [sys.executable, "-m", "foretell", "watch", made / "run", out, "--follow", "--idle", "20", "--json"],
+        [sys.executable, "-m", "foretell", "watch", made / "run", out, "--follow", "--idle", "12", "--json"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         text=True,
