@@ -123,16 +123,10 @@ class WorldModel(nn.Module):
         ]
         return torch.cat(fused, dim=-1).float()
 
-    def early(self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The first features of each channel, before anything is mixed over places: (B * T, C, *places) by name.
-
-        Arguments and errors as in `encode`.
-        """
-        seen = self.normalised(observations, valid)
-        return {
-            channel.name: cast(Encoder, encoder).early(*values)
-            for channel, encoder, values in zip(self.spec.observations, self.encoders, seen, strict=True)
-        }
+    def early(self, channels: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """The first features of what `normalised` gives, before anything is mixed over places: (M, C, *places) each."""
+        encoders = (cast(Encoder, encoder) for encoder in self.encoders)
+        return [encoder.early(*each) for encoder, each in zip(encoders, channels, strict=True)]
 
     def normalised(
         self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None

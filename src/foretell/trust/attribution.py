@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from foretell.errors import SpecError
+from foretell.model.encoders import Encoder
 from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
 from foretell.trust.calibration import Calibration, Seen, see
@@ -80,7 +82,7 @@ def attribute_novelty(model: WorldModel, calibration: Calibration, episode: Epis
     for encoder, (value, mask), novelty in zip(model.encoders, shown, calibration.channels, strict=True):
         with torch.enable_grad():
             x = value.detach().requires_grad_(True)
-            features, grid = places_of(encoder.early(x, mask))  # type: ignore[operator]
+            features, grid = places_of(cast(Encoder, encoder).early(x, mask))
             features = features.cpu()
             total = novelty(features)[0]
             (gradient,) = torch.autograd.grad(total, x)

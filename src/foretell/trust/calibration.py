@@ -214,8 +214,9 @@ def see(model: WorldModel, episode: Episode) -> Seen:
         }
         here = {n: (v if v.dtype == torch.uint8 else v.float()).to(model.device) for n, v in seen.items()}
         masks = {n: v.to(model.device) for n, v in valid.items()}
-        latents.append(model.encode(here, masks)[:, 0].float().cpu())
-        early.append([places_of(f)[0].float().cpu() for f in model.early(here, masks).values()])
+        shown = list(model.normalised(here, masks))
+        latents.append(model.encode_normalised(shown)[:, None].cpu())
+        early.append([places_of(f)[0].float().cpu() for f in model.early(shown)])
     missing = torch.zeros(steps, len(names), dtype=torch.bool)
     for i, name in enumerate(names):
         if name in episode.valid:
