@@ -14,6 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
+from foretell.evaluation.intervals import wilson
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -112,6 +115,36 @@ def machine() -> str:
         parts.append(torch.cuda.get_device_name())
     parts.append(f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}")
     return ", ".join(parts)
+
+
+def share(
+    row_id: str, hits: Sequence[bool] | NDArray[np.bool_], seeds: tuple[int, ...], baselines: Mapping[str, float]
+) -> Row:
+    """The share of hits with Wilson's interval."""
+    found = np.asarray(hits, np.bool_)
+    return Row(
+        id=row_id,
+        value=float(found.mean()),
+        interval=wilson(int(found.sum()), len(found)),
+        n=len(found),
+        seeds=seeds,
+        unit="share",
+        baselines=baselines,
+    )
+
+
+def milliseconds(row_id: str, times: Sequence[float], seeds: tuple[int, ...]) -> Row:
+    """The median of times, ms, with its interval; beside it the 95% quantile."""
+    value, interval = median_interval(times)
+    return Row(
+        id=row_id,
+        value=value,
+        interval=interval,
+        n=len(times),
+        seeds=seeds,
+        unit="ms",
+        baselines={"quantile_95": float(np.quantile(times, 0.95))},
+    )
 
 
 def median_interval(values: Sequence[float], seed: int = 0) -> tuple[float, tuple[float, float]]:

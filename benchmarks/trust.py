@@ -8,10 +8,9 @@ judged, too: anomaly detectors on pixels and on their differences, and a deep en
 from __future__ import annotations
 
 import functools
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,21 +21,19 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmarks.result import Options, Row, median_interval, run
+from benchmarks.result import Options, Row, milliseconds, run, share
 from benchmarks.two_rooms import RANDOM, Lines, small
 from foretell.episodes.store import EpisodeStore
 from foretell.evaluation.demo import DEMO
 from foretell.evaluation.experiment import EPISODES, RUN, Experiment, record_world, train_stages
-from foretell.evaluation.intervals import bootstrap, wilson
+from foretell.evaluation.intervals import bootstrap
 from foretell.evaluation.protocols import run_controller
-from foretell.evaluation.suite import EvaluationConfig
+from foretell.evaluation.suite import EvaluationConfig, controller_for
 from foretell.model.checkpoint import load
-from foretell.model.distance import TemporalDistance
 from foretell.model.predictor import Predictor
 from foretell.model.world_model import WorldModel
-from foretell.planning import Controller
 from foretell.readout import fit_readout
 from foretell.spec import Episode
 from foretell.training import TrainRecord
@@ -79,15 +76,19 @@ class Counts:
 
 @dataclass(frozen=True)
 class Trained:
-    """A layout's model, its scene, and the trust calibrated for it."""
+    """A layout's model and heads, its scene, episodes and those trained on, and the trust calibrated for it.
+
+    folder: where the episodes lie, for as long as this is held.
+    """
 
     model: WorldModel
+    parts: Mapping[str, nn.Module]
     scene: Scene
     store: EpisodeStore
     training: tuple[int, ...]
-    distance: TemporalDistance
     trust: Calibration
     counts: Counts
+    folder: tempfile.TemporaryDirectory[str]
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def trained(layout: str, options: Options) -> Trained:
     """Record, train and calibrate."""
     settings = small(LAYOUTS[layout]) if options.quick else LAYOUTS[layout]
     counts = Counts(40, 6, 2, 2, 40, 2, level=0.2) if options.quick else Counts()
-    folder = Path(tempfile.mkdtemp(prefix="foretell-trust-"))
+    kept = tempfile.TemporaryDirectory()
+    folder = Path(kept.name)
     lines = Lines()
     world = record_world(settings, folder, seed=0, listener=lines)
     train_stages(settings, folder, seed=0, listener=lines)
@@ -120,9 +122,7 @@ def trained(layout: str, options: Options) -> Trained:
     some = record.training[:400]
     fitted = fit(found.model, (store.read(i) for i in some), seed=0, steps=20 if options.quick else 1500)
     trust = calibrate(fitted, found.model, random_walks(scene, counts.calibration, seed=CALIBRATION), seed=0)
-    distance = found.parts["temporal_distance"]
-    assert isinstance(distance, TemporalDistance)
-    return Trained(found.model, scene, store, tuple(some), distance, trust, counts)
+    return Trained(found.model, found.parts, scene, store, tuple(some), trust, counts, kept)
 
 
 def watched(made: Trained, episodes: Iterable[Episode]) -> Watched:
@@ -164,21 +164,13 @@ def false_alarms(layout: str, options: Options) -> Iterator[Row]:
     """Share of ordinary episodes that alarm; beside it longer ones, and how uniform the p-values are."""
     made, seen = trained(layout, options), ordinary(layout, options)
     longer = watched(made, random_walks(replace(made.scene, episode_steps=400), made.counts.long, seed=LONG))
-    alarms = seen.first < seen.surprise.shape[1]
     p = np.sort(seen.p[~np.isnan(seen.p)])
-    yield Row(
-        id=f"trust.{layout}.false_alarm",
-        value=float(alarms.mean()),
-        interval=wilson(int(alarms.sum()), len(alarms)),
-        n=len(alarms),
-        seeds=(0,),
-        unit="share",
-        baselines={
-            "asked": made.counts.level,
-            "episodes_of_400_steps": float((longer.first < 401).mean()),
-            "kolmogorov_smirnov": float(np.abs(p - np.arange(1, len(p) + 1) / len(p)).max()),
-        },
-    )
+    beside = {
+        "asked": made.counts.level,
+        "episodes_of_400_steps": float((longer.first < 401).mean()),
+        "kolmogorov_smirnov": float(np.abs(p - np.arange(1, len(p) + 1) / len(p)).max()),
+    }
+    yield share(f"trust.{layout}.false_alarm", seen.first < seen.surprise.shape[1], (0,), beside)
 
 
 def coverage(layout: str, options: Options) -> Iterator[Row]:
@@ -225,8 +217,7 @@ def about_events(part: str, layout: str, options: Options) -> Iterator[Row]:
 @functools.cache
 def events(layout: str, options: Options) -> list[Row]:
     """For each event: AUROC of the evidence of its kind over whole episodes, and detection at 1% false alarms."""
-    plain = ordinary(layout, options)
-    others = baselines(layout, options)
+    made, plain, others = trained(layout, options), ordinary(layout, options), baselines(layout, options)
     named: list[bool] = []
     rows: list[Row] = []
     for event in EVENTS:
@@ -239,11 +230,10 @@ def events(layout: str, options: Options) -> list[Row]:
             for kind in (("surprise", "novelty") if violation else ("novelty", "surprise"))
         )
         compared, their_detection = {}, {}
+        encoded = [see(made.model, d.episode) for d in found]
+        begin = np.full(made.counts.baseline, int(np.median(onset)))
         for name, baseline in others.items():
-            theirs = np.stack(
-                [baseline.score(d.episode, see(trained(layout, options).model, d.episode)) for d in found]
-            )
-            begin = np.full(len(baseline.ordinary), int(np.median(onset)))
+            theirs = np.stack([baseline.score(d.episode, s) for d, s in zip(found, encoded, strict=True)])
             high = _highest(theirs, onset)
             compared[name] = _auroc(_highest(baseline.ordinary, begin), high)
             early = np.array([theirs[i, :o].max() if o else -np.inf for i, o in enumerate(onset)])
@@ -260,30 +250,11 @@ def events(layout: str, options: Options) -> list[Row]:
         )
         hit = (seen.first < seen.surprise.shape[1]) & (seen.first >= onset)
         named += (seen.kinds[hit] == event.kind).tolist()
-        delay = float(np.median((seen.first - onset)[hit])) if hit.any() else float("nan")
-        rows.append(
-            Row(
-                id=f"trust.{layout}.detected_at_1pct.{event.id}",
-                value=float(hit.mean()),
-                interval=wilson(int(hit.sum()), len(hit)),
-                n=len(hit),
-                seeds=(0,),
-                unit="share",
-                baselines={**their_detection, **({"delay_steps": delay} if hit.any() else {})},
-            )
-        )
+        delay = {"delay_steps": float(np.median((seen.first - onset)[hit]))} if hit.any() else {}
+        rows.append(share(f"trust.{layout}.detected_at_1pct.{event.id}", hit, (0,), {**their_detection, **delay}))
     if named:
-        rows.append(
-            Row(
-                id=f"trust.{layout}.kind_accuracy",
-                value=float(np.mean(named)),
-                interval=wilson(sum(named), len(named)),
-                n=len(named),
-                seeds=(0,),
-                unit="share",
-                baselines={"always_violation": float(np.mean([e.kind == "violation" for e in EVENTS]))},
-            )
-        )
+        always = float(np.mean([e.kind == "violation" for e in EVENTS]))
+        rows.append(share(f"trust.{layout}.kind_accuracy", named, (0,), {"always_violation": always}))
     return rows
 
 
@@ -385,15 +356,7 @@ def where(layout: str, options: Options) -> Iterator[Row]:
         if near:
             each[event.id] = float(np.mean(near))
     if within:
-        yield Row(
-            id=f"trust.{layout}.where",
-            value=float(np.mean(within)),
-            interval=wilson(sum(within), len(within)),
-            n=len(within),
-            seeds=(0,),
-            unit="share",
-            baselines=each,
-        )
+        yield share(f"trust.{layout}.where", within, (0,), each)
 
 
 def abstaining(layout: str, options: Options) -> Iterator[Row]:
@@ -408,7 +371,7 @@ def abstaining(layout: str, options: Options) -> Iterator[Row]:
         result = {}
         for name in ("with", "without"):
             guard = Abstention(Monitor(made.model, made.trust, level=made.counts.level)) if name == "with" else None
-            controller = Controller(made.model, config.planner, config.controller, distance=made.distance, guard=guard)
+            controller = controller_for(made.model, made.parts, config, guard=guard)
             task = TwoRoomsTask(replace(made.scene, gain=gain))
             seeds = list(range(MODES, MODES + made.counts.acting))
             outcome = run_controller(task, seeds, controller, keep=len(seeds))
@@ -416,21 +379,13 @@ def abstaining(layout: str, options: Options) -> Iterator[Row]:
             ends = [np.stack([t.truth["position"][k] for t in outcome.traces]) for k in (0, -1)]
             far = [shortest_steps(e, goal, layouts, made.scene.radius, 1.0) for e in ends]
             result[name] = (far[1] > far[0] + 3, outcome.solved)
-        worse = result["with"][0]
-        yield Row(
-            id=f"trust.{layout}.abstain.{mode}",
-            value=float(worse.mean()),
-            interval=wilson(int(worse.sum()), len(worse)),
-            n=len(worse),
-            seeds=(0,),
-            unit="share",
-            baselines={
-                "without": float(result["without"][0].mean()),
-                "doing_nothing": 0.0,
-                "solved": float(result["with"][1].mean()),
-                "solved_without": float(result["without"][1].mean()),
-            },
-        )
+        beside = {
+            "without": float(result["without"][0].mean()),
+            "doing_nothing": 0.0,
+            "solved": float(result["with"][1].mean()),
+            "solved_without": float(result["without"][1].mean()),
+        }
+        yield share(f"trust.{layout}.abstain.{mode}", result["with"][0], (0,), beside)
 
 
 def speed(layout: str, options: Options) -> Iterator[Row]:
@@ -445,16 +400,7 @@ def speed(layout: str, options: Options) -> Iterator[Row]:
             started = time.perf_counter()
             monitor.step(seen, episode.actions[t - 1] if t else None)
             times.append(1e3 * (time.perf_counter() - started))
-    value, interval = median_interval(times)
-    yield Row(
-        id=f"trust.{layout}.step_ms",
-        value=value,
-        interval=interval,
-        n=len(times),
-        seeds=(0,),
-        unit="ms",
-        baselines={"quantile_95": float(np.quantile(times, 0.95))},
-    )
+    yield milliseconds(f"trust.{layout}.step_ms", times, (0,))
 
 
 def _auroc(plain: Array, event: Array) -> float:
@@ -492,7 +438,6 @@ if __name__ == "__main__":
         "abstain": abstaining,
         "step_ms": speed,
     }
-    print("two layouts, each trained once", file=sys.stderr)
     run(
         "trust",
         {

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.result import Options, Row, median_interval, run
+from benchmarks.result import Options, Row, median_interval, milliseconds, run, share
 from foretell.evaluation.demo import DEMO
 from foretell.evaluation.experiment import Experiment, Finished, Silent, run_experiment
-from foretell.evaluation.intervals import wilson
 from foretell.evaluation.suite import EvaluationConfig
 from foretell.model.world_model import ModelConfig
 from foretell.objective.objective import ObjectiveConfig
@@ -66,17 +65,7 @@ def fixed(options: Options) -> Iterator[Row]:
 
 def replanning(options: Options) -> Iterator[Row]:
     """From picture to plan, one problem at a time."""
-    times = demo(options).evaluation.replan_ms
-    value, interval = median_interval(times.tolist())
-    yield Row(
-        id="two_rooms.replan_ms",
-        value=value,
-        interval=interval,
-        n=len(times),
-        seeds=(0,),
-        unit="ms",
-        baselines={"quantile_95": float(np.quantile(times, 0.95))},
-    )
+    yield milliseconds("two_rooms.replan_ms", demo(options).evaluation.replan_ms.tolist(), (0,))
 
 
 def forecasting(options: Options) -> Iterator[Row]:
@@ -143,15 +132,8 @@ def _success(row_id: str, runs: Sequence[Finished], seeds: tuple[int, ...]) -> R
         name: float(np.mean([r.evaluation.floors[name].success for r in runs])) for name in runs[0].evaluation.floors
     }
     each = {f"seed_{s}": r.evaluation.planning.success for s, r in zip(seeds, runs, strict=True)} if runs[1:] else {}
-    return Row(
-        id=row_id,
-        value=float(solved.mean()),
-        interval=wilson(int(solved.sum()), len(solved)),
-        n=len(solved),
-        seeds=seeds,
-        unit="share",
-        baselines={**floors, **each, "training_seconds": max(r.seconds["train"] for r in runs)},
-    )
+    longest = max(r.seconds["train"] for r in runs)
+    return share(row_id, solved, seeds, {**floors, **each, "training_seconds": longest})
 
 
 def small(settings: Experiment) -> Experiment:

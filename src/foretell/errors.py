@@ -23,3 +23,11 @@ class TrainingError(ForetellError, RuntimeError):
     """Training cannot go on: a loss that is not finite, or collapsed latents."""
 
     exit_code = 3
+
+
+def require_whole(where: str, owner: object, least: int, *names: str) -> None:
+    """Raise SpecError, naming the attribute, unless these of `owner` are whole numbers of at least `least`."""
+    for name in names:
+        value = getattr(owner, name)
+        if not isinstance(value, int) or value < least:
+            raise SpecError(f"{where}: {name} must be a whole number of at least {least}, got {value!r}")

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from benchmarks.result import Options, Row, median_interval, run
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.benchmarks.quick import ROOT, quick
 
 
 def test_quick_run_prints_both_rows():
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.data_loading", "--quick", "--json", "-"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    result = json.loads(done.stdout)
+    result = quick("data_loading")
     assert [row["id"] for row in result["rows"]] == [f"data_loading.windows_per_second_{n}" for n in (64, 224)]
     assert {"benchmark", "commit", "machine", "seconds", "rows"} <= result.keys()
     for row in result["rows"]:

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.benchmarks.quick import quick
 
 
 @pytest.mark.slow
 def test_quick_run_prints_success_beside_its_floors() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.two_rooms", "--quick", "--only", "two_rooms.fixed", "--json", "-"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = quick("two_rooms", "--only", "two_rooms.fixed")
     assert found["quick"] is True
     (row,) = found["rows"]
     assert (row["id"], row["n"]) == ("two_rooms.fixed.success", 3)

@@ -73,6 +73,14 @@ def test_a_missing_channel_has_no_novelty_and_touches_no_surprise_beyond_its_rea
         assert t in touched or gap.surprise[t] == whole.surprise[t]
 
 
+def test_episodes_shorter_than_the_longest_prediction_have_the_scores_that_reach(made: Calibration) -> None:
+    world = model()
+    for steps in range(1, 5):
+        scores = made.scores(world, see(world, next(episodes(1, seed=7, steps=steps))))
+        assert [bool(x) for x in scores.surprise.isnan()] == [t < BLOCK for t in range(steps + 1)]
+        assert bool(scores.novelty.isfinite().all())
+
+
 def test_too_few_episodes_are_refused_with_how_many_are_needed(made: Calibration) -> None:
     world = model()
     fitted = fit(world, episodes(5, seed=1), seed=0, steps=300)

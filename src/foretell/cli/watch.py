@@ -15,7 +15,7 @@ from foretell.cli.command import Command, Context
 from foretell.errors import DataError, SpecError
 
 if TYPE_CHECKING:
-    from foretell.spec import Episode
+    from foretell.spec import Episode, Spec
 
 _POLL = 0.5
 
@@ -53,7 +53,7 @@ class Watch(Command):
 
     def run(self, context: Context) -> dict[str, Any]:
         """Watch; returns counts and the events."""
-        from foretell.evaluation.trust import calibration_of
+        from foretell.evaluation.trust import calibration_of, events_of
         from foretell.model.checkpoint import load
         from foretell.trust.monitor import Monitor
 
@@ -65,10 +65,14 @@ class Watch(Command):
         episodes = steps = alarmed = 0
         try:
             for number, episode in self._episodes(found.model.spec):
-                seen = [event for event in events_of(monitor, episode, number) if _say(context.console, event)]
+                before = len(events)
+                for event in events_of(monitor, episode, number):
+                    why = "; ".join(event["reasons"]) or "as in calibration again"
+                    told = f"episode {number}, step {event['step']}: {why}"
+                    context.console.print(told, soft_wrap=True, markup=False)
+                    events.append(event)
                 episodes, steps = episodes + 1, steps + len(episode.actions) + 1
-                alarmed += any(e["alarm"] for e in seen)
-                events += seen
+                alarmed += any(event["alarm"] for event in events[before:])
         except KeyboardInterrupt:
             if not self.follow:
                 raise
@@ -90,7 +94,7 @@ class Watch(Command):
             soft_wrap=True,
         )
 
-    def _episodes(self, spec: Any) -> Iterator[tuple[int, Episode]]:
+    def _episodes(self, spec: Spec) -> Iterator[tuple[int, Episode]]:
         """Number and episode, one after the other; with `follow`, those still to come, too."""
         from foretell.episodes.store import EpisodeStore
 
@@ -112,22 +116,3 @@ class Watch(Command):
             if not self.follow or time.monotonic() - last >= self.idle:
                 return
             time.sleep(_POLL)
-
-
-def events_of(monitor: Any, episode: Episode, number: int) -> Iterator[dict[str, Any]]:
-    """The steps of an episode at which trust is lost, changes its reason, or returns."""
-    monitor.reset()
-    before: str | None = None
-    for t in range(len(episode.actions) + 1):
-        seen = {name: values[t] for name, values in episode.observations.items()}
-        masks = {name: mask[t] for name, mask in episode.valid.items()}
-        verdict = monitor.step(seen, episode.actions[t - 1] if t else None, masks)
-        if verdict.kind != before:
-            yield {"episode": number, **verdict.to_json()}
-        before = verdict.kind
-
-
-def _say(console: Console, event: dict[str, Any]) -> bool:
-    why = "; ".join(event["reasons"]) or "as in calibration again"
-    console.print(f"episode {event['episode']}, step {event['step']}: {why}", soft_wrap=True, markup=False)
-    return True

@@ -20,6 +20,7 @@ from foretell.model.distance import TemporalDistance
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
 from foretell.planning import ICEM, Controller, ControllerConfig, Planner, squared_distance
+from foretell.planning.guard import Guard
 from foretell.readout import fit_readout
 from foretell.worlds import World
 
@@ -127,7 +128,9 @@ class Evaluation:
         }
 
 
-def controller_for(model: WorldModel, parts: Mapping[str, nn.Module], config: EvaluationConfig) -> Controller:
+def controller_for(
+    model: WorldModel, parts: Mapping[str, nn.Module], config: EvaluationConfig, *, guard: Guard | None = None
+) -> Controller:
     """The controller that is evaluated: plans by the run's temporal distance, or by the squared one without it."""
     distance = parts.get("temporal_distance")
     return Controller(
@@ -135,6 +138,7 @@ def controller_for(model: WorldModel, parts: Mapping[str, nn.Module], config: Ev
         config.planner,
         config.controller,
         distance=distance if isinstance(distance, TemporalDistance) else squared_distance,
+        guard=guard,
     )
 
 

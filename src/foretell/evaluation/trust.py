@@ -1,4 +1,4 @@
-"""Calibrates a run on episodes that it was not trained on, and says what the run can then be asked for."""
+"""Calibrates a run on episodes that it was not trained on, and watches episodes with it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from foretell.model.checkpoint import Checkpoint, load, save
 from foretell.spec import Episode
 from foretell.training import TrainRecord
 from foretell.trust.calibration import Calibration, calibrate, fit, require_episodes
+from foretell.trust.monitor import Kind, Monitor
 
 PART = "trust"
 FIT_ON = 400
@@ -99,3 +100,16 @@ def _training(record: TrainRecord, run: Path, moved: Path | None) -> Iterator[Ep
     count = min(FIT_ON, len(record.training))
     for k in range(count):
         yield store.read(record.training[k * len(record.training) // count])
+
+
+def events_of(monitor: Monitor, episode: Episode, number: int) -> Iterator[dict[str, Any]]:
+    """The steps of an episode at which trust is lost, changes its reason, or returns: verdicts, JSON-serialisable."""
+    monitor.reset()
+    before: Kind | None = None
+    for t in range(len(episode.actions) + 1):
+        seen = {name: values[t] for name, values in episode.observations.items()}
+        masks = {name: mask[t] for name, mask in episode.valid.items()}
+        verdict = monitor.step(seen, episode.actions[t - 1] if t else None, masks)
+        if verdict.kind != before:
+            yield {"episode": number, **verdict.to_json()}
+        before = verdict.kind

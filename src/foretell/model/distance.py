@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foretell.errors import SpecError
+from foretell.errors import SpecError, require_whole
 from foretell.model.predictor import ResidualBlock
 
 
@@ -29,10 +29,7 @@ class DistanceConfig:
     scale: float = 4.0
 
     def __post_init__(self) -> None:
-        for name in ("latent", "width", "depth", "groups", "size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise SpecError(f"temporal distance: {name} must be a whole number of at least 1, got {value!r}")
+        require_whole("temporal distance", self, 1, "latent", "width", "depth", "groups", "size")
         if not self.scale > 0:
             raise SpecError(f"temporal distance: scale must be above 0, got {self.scale!r}")
 

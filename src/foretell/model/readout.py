@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foretell.errors import SpecError
+from foretell.errors import SpecError, require_whole
 
 
 class Readout(nn.Module):
@@ -35,10 +35,7 @@ class Readout(nn.Module):
         self.latent, self.tokens, self.width = latent, tokens, width
         if not self.fields or len(self.fields) != len(self.units):
             raise SpecError(f"readout {channel}: as many units as fields expected, got {fields} and {units}")
-        for name in ("latent", "tokens", "width"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise SpecError(f"readout {channel}: {name} must be a whole number of at least 1, got {value!r}")
+        require_whole(f"readout {channel}", self, 1, "latent", "tokens", "width")
         size = latent * tokens
         self.layers = nn.Sequential(
             nn.Linear(size, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, len(self.fields))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foretell.episodes.statistics import Statistics
-from foretell.errors import SpecError
+from foretell.errors import SpecError, require_whole
 from foretell.model.encoders import Encoder, encoder_for
 from foretell.model.predictor import Predictor
 from foretell.spec import Spec
@@ -40,10 +40,7 @@ class ModelConfig:
     """Residual blocks of the predictor."""
 
     def __post_init__(self) -> None:
-        for name in ("latent", "block", "history", "stem", "features", "width", "depth"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise SpecError(f"model: {name} must be a whole number of at least 1, got {value!r}")
+        require_whole("model", self, 1, "latent", "block", "history", "stem", "features", "width", "depth")
         if not isinstance(self.context, int) or not 0 <= self.context < self.latent:
             raise SpecError(f"model: context must be a whole number from 0 to latent - 1, got {self.context!r}")
 

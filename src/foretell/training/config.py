@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from foretell.errors import SpecError
+from foretell.errors import SpecError, require_whole
 from foretell.model.world_model import ModelConfig
 from foretell.objective.objective import ObjectiveConfig
 from foretell.training.refine import Refine
@@ -76,18 +76,9 @@ class TrainConfig:
     """Where the log goes too; both need an extra: pip install 'foretell[track]'."""
 
     def __post_init__(self) -> None:
-        for name, low in {
-            "steps": 1,
-            "batch": 1,
-            "length": 2,
-            "warmup": 0,
-            "seed": 0,
-            "checkpoint_steps": 0,
-            "log_steps": 1,
-        }.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < low:
-                raise SpecError(f"training: {name} must be a whole number of at least {low}, got {value!r}")
+        require_whole("training", self, 1, "steps", "batch", "log_steps")
+        require_whole("training", self, 2, "length")
+        require_whole("training", self, 0, "warmup", "seed", "checkpoint_steps")
         for name, open_ended in {
             "learning_rate": True,
             "clip": True,

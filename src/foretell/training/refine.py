@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from foretell.errors import SpecError
+from foretell.errors import SpecError, require_whole
 from foretell.model.world_model import WorldModel
 
 
@@ -27,10 +27,8 @@ class Refine:
     """Peak learning rate of AdamW; it rises over a tenth of the steps and falls to zero along a cosine."""
 
     def __post_init__(self) -> None:
-        for name, low in {"steps": 0, "batch": 1, "blocks": 1}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < low:
-                raise SpecError(f"refine: {name} must be a whole number of at least {low}, got {value!r}")
+        require_whole("refine", self, 0, "steps")
+        require_whole("refine", self, 1, "batch", "blocks")
         if not 0 < self.learning_rate < float("inf"):
             raise SpecError(f"refine: learning_rate must be above 0, got {self.learning_rate!r}")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foretell.errors import DataError, SpecError
+from foretell.errors import DataError, SpecError, require_whole
 from foretell.model.distance import DistanceConfig, TemporalDistance
 from foretell.model.world_model import WorldModel
 from foretell.objective.quasimetric import excess, stretch
@@ -45,11 +45,8 @@ class DistanceFit:
     """Residual blocks of the embedding."""
 
     def __post_init__(self) -> None:
-        lowest = {"steps": 0, "states": 1, "batch": 1, "paths": 1, "blocks": 1, "width": 1, "depth": 1}
-        for name, low in lowest.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < low:
-                raise SpecError(f"distance: {name} must be a whole number of at least {low}, got {value!r}")
+        require_whole("distance", self, 0, "steps")
+        require_whole("distance", self, 1, "states", "batch", "paths", "blocks", "width", "depth")
         for name in ("learning_rate", "reach", "constraint"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SpecError(f"distance: {name} must be above 0, got {getattr(self, name)!r}")

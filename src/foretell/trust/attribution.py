@@ -19,7 +19,7 @@ from foretell.errors import SpecError
 from foretell.model.encoders import Encoder
 from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
-from foretell.trust.calibration import Calibration, Seen, see
+from foretell.trust.calibration import Calibration, Seen, see, shown
 from foretell.trust.novelty import places_of
 from foretell.trust.residuals import residuals
 
@@ -59,7 +59,7 @@ def attribute_surprise(
     values, given = found.values[step], found.given[step]
     if bool(values[0].isnan().any()):
         raise SpecError(f"attribution: a step that a prediction reaches expected, got step {step}")
-    now, before = _shown(model, episode, step), _shown(model, episode, step - model.config.block)
+    now, before = _step(model, episode, step), _step(model, episode, step - model.config.block)
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_(True) for x, _ in now]
         latent = model.encode_normalised(zip(inputs, (m for _, m in now), strict=True))[0]
@@ -78,8 +78,8 @@ def attribute_novelty(model: WorldModel, calibration: Calibration, episode: Epis
     each value times the value, in units of their spread. Channels count by how far beyond the ordinary they are.
     """
     parts = []
-    shown = _shown(model, episode, step)
-    for encoder, (value, mask), novelty in zip(model.encoders, shown, calibration.channels, strict=True):
+    inputs = _step(model, episode, step)
+    for encoder, (value, mask), novelty in zip(model.encoders, inputs, calibration.channels, strict=True):
         with torch.enable_grad():
             x = value.detach().requires_grad_(True)
             features, grid = places_of(cast(Encoder, encoder).early(x, mask))
@@ -95,18 +95,8 @@ def attribute_novelty(model: WorldModel, calibration: Calibration, episode: Epis
     return _shares(model, parts, blur=False)
 
 
-def _shown(model: WorldModel, episode: Episode, step: int) -> list[tuple[Tensor, Tensor]]:
-    """What each encoder takes of one step."""
-    names = [c.name for c in model.spec.observations]
-    seen = {n: torch.from_numpy(np.ascontiguousarray(episode.observations[n][step]))[None, None] for n in names}
-    device = model.device
-    values = {n: (x if x.dtype == torch.uint8 else x.float()).to(device) for n, x in seen.items()}
-    masks = {
-        n: torch.from_numpy(np.array(episode.valid[n][step]))[None, None].to(device)
-        for n in names
-        if n in episode.valid
-    }
-    return list(model.normalised(values, masks))
+def _step(model: WorldModel, episode: Episode, step: int) -> list[tuple[Tensor, Tensor]]:
+    return shown(model, episode, slice(step, step + 1))
 
 
 def _shares(model: WorldModel, parts: list[Tensor], *, blur: bool = True) -> Attribution:

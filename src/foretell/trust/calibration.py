@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foretell.errors import DataError, SpecError
 from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
-from foretell.trust.conformal import needed, p_values, quantile, require_enough, tail_p_values
+from foretell.trust.conformal import check_level, needed, p_values, quantile, require_enough, tail_p_values
 from foretell.trust.evidence import change_weight, passing, persistent
 from foretell.trust.novelty import Novelty, fit_novelty, places_of
 from foretell.trust.residuals import Residuals, residuals
@@ -70,12 +71,16 @@ class Calibration(nn.Module):
     ) -> None:
         super().__init__()
         self.length = length
-        self.law, self.channels = law, tuple(novelty)
-        self.novelty = nn.ModuleList(novelty)
+        self.law, self.novelty = law, nn.ModuleList(novelty)
         self.register_buffer("surprise_steps", torch.zeros(steps[0]))
         self.register_buffer("novelty_steps", torch.zeros(len(novelty), steps[1]))
         for name in ("surprise", "novelty"):
             self.register_buffer(f"{name}_episodes", torch.zeros(episodes, dtype=torch.float64))
+
+    @property
+    def channels(self) -> list[Novelty]:
+        """The novelty of each observation channel."""
+        return [cast(Novelty, each) for each in self.novelty]
 
     @property
     def episodes(self) -> int:
@@ -89,16 +94,30 @@ class Calibration(nn.Module):
 
     def scores(self, model: WorldModel, seen: Seen) -> Scores:
         """Of every step of an episode."""
-        with torch.no_grad():
-            found = residuals(model, seen.latents, seen.actions, self.law.blocks)
-            surprise = self.law(found.values, found.given)
-            novelty = torch.stack([n(e) for n, e in zip(self.channels, seen.early, strict=True)], dim=1)
-        gone = seen.missing.any(1)
-        block = model.config.block
+        return Scores(
+            self.surprise(model, seen.latents, seen.missing.any(1), seen.actions), self.new(seen.early, seen.missing)
+        )
+
+    @torch.no_grad()
+    def surprise(self, model: WorldModel, latents: Tensor, gone: Tensor, actions: Tensor) -> Tensor:
+        """Scores (T,) of latents (T, N, D) and the actions between them (T - 1 or more, A); NaN where nothing
+        predicted them, or a channel was missing (`gone`, (T,)) in what did.
+        """
+        found = residuals(model, latents, actions, self.law.blocks)
         affected = gone.clone()
-        for back in range(1, self.law.blocks + model.config.history):
-            affected[back * block :] |= gone[: len(gone) - back * block]
-        return Scores(surprise.masked_fill(affected, math.nan), novelty.masked_fill(seen.missing, math.nan))
+        for back in range(model.config.block, self.reach(model) + 1, model.config.block):
+            affected[back:] |= gone[: max(0, len(gone) - back)]
+        return torch.as_tensor(self.law(found.values, found.given)).masked_fill(affected, math.nan)
+
+    @torch.no_grad()
+    def new(self, early: Sequence[Tensor], missing: Tensor) -> Tensor:
+        """Scores (T, channels) of first features (T, P, C) of each channel; NaN where it is missing (T, channels)."""
+        found = [novelty(features) for novelty, features in zip(self.channels, early, strict=True)]
+        return torch.stack(found, dim=1).masked_fill(missing, math.nan)
+
+    def reach(self, model: WorldModel) -> int:
+        """Raw steps that a surprise looks back."""
+        return model.config.block * (self.law.blocks + model.config.history - 1)
 
     def surprise_p(self, scores: Tensor, *, tail: bool = False) -> Tensor:
         """p-values (...) of surprises (...), NaN for NaN; `tail`: extrapolated, for evidence."""
@@ -118,8 +137,7 @@ class Calibration(nn.Module):
         steps, where it is Ville's and rests on p-values of separate predictions being independent.
         Raises SpecError for a level outside (0, 1), DataError where calibration episodes are too few.
         """
-        if not 0 < level < 1:
-            raise SpecError(f"alarms: a level between 0 and 1 expected, got {level!r}")
+        check_level(level, "alarms")
         require_enough(self.episodes, SHARE * level, f"alarms at {level:g}, {SHARE:.3g} of it for each kind")
         both = [float(quantile(self.get_buffer(f"{n}_episodes"), 1 - SHARE * level)) for n in ("surprise", "novelty")]
         late = -math.inf if step < self.length else -math.log(level / 8)
@@ -154,7 +172,7 @@ class Calibration(nn.Module):
 class Evidence:
     """Log evidence against 'as in calibration' so far, of any batch shape; -inf before the first step.
 
-    lasting: of many small surprises on end. sudden: of single great ones. novelty: of a picture unlike training.
+    lasting: of many small surprises on end. sudden: of single great ones. novelty: of what is unlike training.
     """
 
     lasting: Tensor
@@ -205,18 +223,9 @@ def see(model: WorldModel, episode: Episode) -> Seen:
     latents: list[Tensor] = []
     early: list[list[Tensor]] = []
     for first in range(0, steps, _AT_ONCE):
-        part = slice(first, first + _AT_ONCE)
-        seen = {n: torch.from_numpy(np.ascontiguousarray(episode.observations[n][part]))[:, None] for n in names}
-        valid = {
-            n: torch.from_numpy(np.ascontiguousarray(episode.valid[n][part]))[:, None]
-            for n in names
-            if n in episode.valid
-        }
-        here = {n: (v if v.dtype == torch.uint8 else v.float()).to(model.device) for n, v in seen.items()}
-        masks = {n: v.to(model.device) for n, v in valid.items()}
-        shown = list(model.normalised(here, masks))
-        latents.append(model.encode_normalised(shown)[:, None].cpu())
-        early.append([places_of(f)[0].float().cpu() for f in model.early(shown)])
+        inputs = shown(model, episode, slice(first, first + _AT_ONCE))
+        latents.append(model.encode_normalised(inputs)[:, None].cpu())
+        early.append([places_of(f)[0].float().cpu() for f in model.early(inputs)])
     missing = torch.zeros(steps, len(names), dtype=torch.bool)
     for i, name in enumerate(names):
         if name in episode.valid:
@@ -227,6 +236,18 @@ def see(model: WorldModel, episode: Episode) -> Seen:
         missing,
         torch.from_numpy(np.array(episode.actions, np.float32)),
     )
+
+
+def shown(model: WorldModel, episode: Episode, steps: slice) -> list[tuple[Tensor, Tensor]]:
+    """What the encoder of each channel takes of some steps of an episode; see `WorldModel.normalised`."""
+
+    def batch(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.array(values[steps]))[:, None].to(model.device)
+
+    names = [c.name for c in model.spec.observations]
+    values = {n: batch(episode.observations[n]) for n in names}
+    masks = {n: batch(episode.valid[n]) for n in names if n in episode.valid}
+    return list(model.normalised({n: v if v.dtype == torch.uint8 else v.float() for n, v in values.items()}, masks))
 
 
 def fit(model: WorldModel, episodes: Iterable[Episode], *, seed: int, steps: int = 1500) -> Calibration:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,10 +62,15 @@ def quantile(scores: Tensor, level: float) -> Tensor:
     small. A new score exchangeable with these is no higher with a chance of at least `level`.
     """
     check_level(level, "interval")
-    rank = math.ceil((len(scores) + 1) * level - 1e-9)
+    rank = _rank(len(scores), level)
     if rank > len(scores):
         return scores.new_full(scores.shape[1:], math.inf)
     return scores.sort(dim=0).values[rank - 1]
+
+
+def _rank(count: int, level: float) -> int:
+    """Which of `count` ascending scores, from 1, bounds a new one with a chance of `level`; count + 1: none does."""
+    return max(1, math.ceil((count + 1) * level - 1e-9))
 
 
 def require_enough(count: int, level: float, what: str) -> None:
@@ -103,8 +108,7 @@ class AdaptiveLevel:
 
     def after(self, missed: bool) -> AdaptiveLevel:
         """The level for the next step."""
-        level = self.current + self.rate * (self.target - float(missed))
-        return AdaptiveLevel(target=self.target, current=level, rate=self.rate)
+        return replace(self, current=self.current + self.rate * (self.target - float(missed)))
 
     def half_width(self, reference: Tensor) -> float:
         """Of an interval, from ascending calibration errors (n,): 0 or more, possibly infinite."""
@@ -112,5 +116,5 @@ class AdaptiveLevel:
             return 0.0
         if self.current <= 0:
             return math.inf
-        rank = math.ceil((len(reference) + 1) * (1 - self.current) - 1e-9)
-        return math.inf if rank > len(reference) else float(reference[max(rank, 1) - 1])
+        rank = _rank(len(reference), 1 - self.current)
+        return math.inf if rank > len(reference) else float(reference[rank - 1])

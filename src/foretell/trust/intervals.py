@@ -13,6 +13,7 @@ from foretell.errors import DataError, SpecError
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
 from foretell.trust.conformal import check_level, needed, quantile
+from foretell.trust.residuals import imagined_from
 
 
 @torch.no_grad()
@@ -26,20 +27,10 @@ def ahead(model: WorldModel, readout: Readout, latents: Tensor, actions: Tensor,
     """
     if not horizons or min(horizons) < 1:
         raise SpecError(f"intervals: horizons of at least 1 step expected, got {list(horizons)}")
-    block, history = model.config.block, model.config.history
-    steps = len(latents)
+    block, steps = model.config.block, len(latents)
     found = latents.new_full((steps, len(horizons), len(readout.fields)), math.nan)
-    back = (history - 1) * block
-    blocks = math.ceil(max(horizons) / block)
-    starts = torch.arange(back, max(back, steps - block))
-    if not len(starts):
-        return found
-    context = latents[starts[:, None] + block * torch.arange(1 - history, 1)]
-    past = actions[starts[:, None] + torch.arange(-back, 0)].reshape(len(starts), history - 1, model.action_size)
-    after = (starts[:, None] + torch.arange(blocks * block)).clamp(max=steps - 2)
-    plan = actions[after].reshape(len(starts), 1, blocks, model.action_size)
-    imagined = model.rollout(*(x.to(model.device) for x in (context, past, plan)))[:, 0]
-    said = readout(imagined).to(found)
+    starts, _, imagined = imagined_from(model, latents, actions, math.ceil(max(horizons) / block))
+    said = readout(imagined.to(model.device)).to(found)
     for k, horizon in enumerate(horizons):
         count = math.ceil(horizon / block)
         now = starts + count * block - horizon

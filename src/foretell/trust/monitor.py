@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +16,8 @@ from foretell.errors import DataError, SpecError
 from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
 from foretell.trust.attribution import attribute_surprise
-from foretell.trust.calibration import Calibration, Evidence, see
+from foretell.trust.calibration import Calibration, Evidence, Seen, see
 from foretell.trust.evidence import change_weight
-from foretell.trust.residuals import residuals
 
 Kind = Literal["surprise", "novelty", "missing"]
 RARE = 0.01
@@ -47,15 +46,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, JSON-serialisable."""
-        return {
-            "step": self.step,
-            "surprise": self.surprise,
-            "novelty": dict(self.novelty),
-            "trusted": self.trusted,
-            "alarm": self.alarm,
-            "kind": self.kind,
-            "reasons": list(self.reasons),
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -87,7 +78,7 @@ class Monitor:
         self.model, self.calibration, self.level = model, calibration.cpu(), level
         self._early = calibration.thresholds(level, 0)
         self._late = calibration.thresholds(level, calibration.length)
-        self._reach = model.config.block * (calibration.law.blocks + model.config.history - 1)
+        self._reach = calibration.reach(model)
         self.state = Watched()
 
     def reset(self) -> None:
@@ -132,20 +123,8 @@ class Monitor:
             actions=(*state.actions, *taken)[-self._reach :],
             shown=(*state.shown, shown)[-self._reach - 1 :],
         )
-        with torch.no_grad():
-            novel = torch.stack([n(e)[0] for n, e in zip(self.calibration.channels, seen.early, strict=True)])
-        return self._verdict(now, self._surprise(now), novel.masked_fill(seen.missing[0], math.nan))
-
-    def _surprise(self, state: Watched) -> Tensor:
-        """() the score of the newest latent; NaN where nothing predicted it."""
-        block, law = self.model.config.block, self.calibration.law
-        here = len(state.latents) - 1
-        needed = range(here, -1, -block)[: law.blocks + self.model.config.history]
-        if any(state.missing[i] for i in needed):
-            return torch.tensor(math.nan)
-        found = residuals(self.model, torch.stack(state.latents), _actions(state), law.blocks)
-        with torch.no_grad():
-            return torch.as_tensor(law(found.values[here], found.given[here]))
+        surprise = self.calibration.surprise(self.model, *_lately(now))[-1]
+        return self._verdict(now, surprise, self.calibration.new(seen.early, seen.missing)[0])
 
     def _surprised(self, state: Watched, p: float) -> str:
         """The reason in words, with the channel and field that the surprise depends on most."""
@@ -153,7 +132,9 @@ class Monitor:
         if math.isnan(p):
             return said
         fields = {c.name: c.fields for c in self.model.spec.observations}
-        found = attribute_surprise(self.model, self.calibration, _joined(state), len(state.shown) - 1)
+        latents, gone, actions = _lately(state)
+        seen = Seen(latents, (), gone[:, None], actions)
+        found = attribute_surprise(self.model, self.calibration, _joined(state), len(latents) - 1, seen)
         return f"{found.top(fields)}: {said} (p = {p:.1g} now)"
 
     def _verdict(self, state: Watched, surprise: Tensor, novelty: Tensor) -> tuple[Verdict, Watched]:
@@ -170,7 +151,7 @@ class Monitor:
         rare = [n for n, x in zip(names, each, strict=True) if x * len(each) <= RARE]
         surprised = float(now.surprise) >= high[0] and (float(now.lasting) >= high[0] or p <= RARE)
         new = float(now.novelty) >= high[1] and bool(rare)
-        # What comes unannounced and looks new is first of all something that should not have happened.
+        # What comes unannounced and is new, too, is first of all something that should not have happened.
         alarmed = state.alarmed or ("surprise" if surprised else "novelty" if new else None)
         kind: Kind | None = "missing" if missing else None
         if surprised or new:
@@ -204,14 +185,15 @@ def _joined(state: Watched) -> Episode:
         valid[name] = np.concatenate([one.valid.get(name, np.ones_like(some)) for one in state.shown])
     return Episode(
         observations={n: np.concatenate([one.observations[n] for one in state.shown]) for n in names},
-        actions=_actions(state).numpy(),
+        actions=_lately(state)[2].numpy(),
         valid=valid,
     )
 
 
-def _actions(state: Watched) -> Tensor:
-    """(steps - 1, A) those between the latest observations; A = 0 where nobody acts."""
-    return torch.stack(state.actions) if state.actions else torch.zeros(len(state.latents) - 1, 0)
+def _lately(state: Watched) -> tuple[Tensor, Tensor, Tensor]:
+    """The latest latents (T, N, D), where a channel was missing (T,), and the actions between (T - 1, A)."""
+    actions = torch.stack(state.actions) if state.actions else torch.zeros(len(state.latents) - 1, 0)
+    return torch.stack(state.latents), torch.tensor(state.missing), actions
 
 
 def _action(action: NDArray[Any], size: int) -> Tensor:

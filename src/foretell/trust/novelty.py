@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foretell.errors import SpecError
+from foretell.errors import SpecError, require_whole
 
 PLACES = 256
 """Places along the first features of a channel that are told apart, at most."""
@@ -28,10 +28,8 @@ class Novelty(nn.Module):
 
     def __init__(self, *, channel: str, places: int, features: int) -> None:
         super().__init__()
-        for name, value in (("places", places), ("features", features)):
-            if not isinstance(value, int) or value < 1:
-                raise SpecError(f"novelty: {name} must be a whole number of at least 1, got {value!r}")
         self.channel, self.places, self.features = channel, places, features
+        require_whole("novelty", self, 1, "places", "features")
         self.register_buffer("whole_centre", torch.zeros(2 * features))
         self.register_buffer("whole_whiten", torch.eye(2 * features))
         self.register_buffer("placed_centre", torch.zeros(places, features))

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from foretell.errors import SpecError
 from foretell.planning.guard import Advice
-from foretell.trust.monitor import Monitor, Verdict, Watched
+from foretell.trust.monitor import Monitor, Watched
 
 
 @dataclass(frozen=True)
 class Watching:
-    """A stream's state, and for how many steps on end it was not to be trusted."""
+    """A stream's state, for how many steps on end it was not to be trusted, and for how many it stays handed over."""
 
     watched: Watched
     doubted: int = 0
@@ -52,11 +52,6 @@ class Abstention:
         serious = verdict.kind in ("surprise", "novelty") and doubted > self.patience
         handed = self.rest if serious else max(0, state.handed - 1)
         now = replace(state, watched=watched, doubted=doubted, handed=handed)
-        return self._advice(verdict, serious, handed), now
-
-    def _advice(self, verdict: Verdict, serious: bool, handed: int) -> Advice:
         if serious or handed:
-            return Advice("hand_over", verdict.reasons or ("not trusted a moment ago",))
-        if not verdict.trusted:
-            return Advice("slow_down", verdict.reasons)
-        return Advice()
+            return Advice("hand_over", verdict.reasons or ("not trusted a moment ago",)), now
+        return Advice("carry_on" if verdict.trusted else "slow_down", verdict.reasons), now

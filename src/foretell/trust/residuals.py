@@ -29,22 +29,12 @@ def residuals(model: WorldModel, latents: Tensor, actions: Tensor, blocks: int) 
 
     latents: (T, N, D) of every raw step. actions: (T - 1 or more, A) raw.
     """
-    block, history = model.config.block, model.config.history
+    block = model.config.block
     steps, size = len(latents), latents[0].numel()
     values = latents.new_full((steps, blocks, size), math.nan)
     given = latents.new_full((steps, blocks, size + model.action_size), math.nan)
-    first = (history - 1) * block
-    starts = torch.arange(first, max(first, steps - block))
-    if not len(starts):
-        return Residuals(values, given)
-    context = latents[starts[:, None] + block * torch.arange(1 - history, 1)]
-    before = starts[:, None] + torch.arange(-(history - 1) * block, 0)
-    after = starts[:, None] + torch.arange(blocks * block)
-    past = actions[before].reshape(len(starts), history - 1, model.action_size)
-    # Actions after the end lead to predictions that nothing is compared with.
-    plan = actions[after.clamp(max=steps - 2)].reshape(len(starts), blocks, model.action_size)
-    here = [x.to(model.device) for x in (context, past, plan[:, None])]
-    imagined = model.rollout(*here)[:, 0].flatten(2).to(latents)
+    starts, plan, imagined = imagined_from(model, latents, actions, blocks)
+    imagined = imagined.flatten(2)
     passed = torch.cat([latents[starts].flatten(1)[:, None], imagined[:, :-1]], dim=1)
     acts = model.normalise_actions(plan.to(model.device)).to(latents)
     for k in range(blocks):
@@ -54,3 +44,24 @@ def residuals(model: WorldModel, latents: Tensor, actions: Tensor, blocks: int) 
         values[at, k] = latents[at].flatten(1) - imagined[inside, k]
         given[at, k] = torch.cat([passed[inside, k], acts[inside, k]], dim=-1)
     return Residuals(values, given)
+
+
+@torch.no_grad()
+def imagined_from(model: WorldModel, latents: Tensor, actions: Tensor, blocks: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What the model imagines, open loop, from every step of an episode that one more block follows.
+
+    Arguments as in `residuals`. Returns the steps (M,), the raw action blocks from each on (M, blocks, block * A) and
+    the latents (M, blocks, N, D) that they lead to. Actions after the episode's end repeat its last: nothing was seen
+    to compare with what they lead to.
+    """
+    block, history = model.config.block, model.config.history
+    back, last = (history - 1) * block, len(latents) - 2
+    starts = torch.arange(back, max(back, len(latents) - block))
+    context = latents[starts[:, None] + block * torch.arange(1 - history, 1)]
+    past = actions[starts[:, None] + torch.arange(-back, 0)].reshape(len(starts), history - 1, model.action_size)
+    after = (starts[:, None] + torch.arange(blocks * block)).clamp(max=max(last, 0))
+    plan = actions[after].reshape(len(starts), blocks, model.action_size)
+    if not len(starts):
+        return starts, plan, latents.new_zeros(0, blocks, *latents.shape[1:])
+    imagined = model.rollout(*(x.to(model.device) for x in (context, past, plan[:, None])))[:, 0]
+    return starts, plan, imagined.to(latents)

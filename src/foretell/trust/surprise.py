@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from foretell.errors import DataError, SpecError
+from foretell.errors import DataError, SpecError, require_whole
 from foretell.trust.residuals import Residuals
 
 _SHRINK = 1e-3
@@ -27,10 +27,9 @@ class ResidualLaw(nn.Module):
 
     def __init__(self, *, size: int, action: int, blocks: int, width: int = 128) -> None:
         super().__init__()
-        for name, value, low in (("size", size, 1), ("action", action, 0), ("blocks", blocks, 1), ("width", width, 1)):
-            if not isinstance(value, int) or value < low:
-                raise SpecError(f"surprise: {name} must be a whole number of at least {low}, got {value!r}")
         self.size, self.action, self.blocks, self.width = size, action, blocks, width
+        require_whole("surprise", self, 1, "size", "blocks", "width")
+        require_whole("surprise", self, 0, "action")
         self.layers = nn.Sequential(
             nn.Linear(size + action + blocks, width),
             nn.GELU(),
@@ -53,15 +52,18 @@ class ResidualLaw(nn.Module):
         mean, log_scale = self.layers(torch.cat([given, which], dim=-1)).chunk(2, dim=-1)
         return mean, log_scale.clamp(*_LOG_SCALE)
 
+    def distance(self, white: Tensor, given: Tensor) -> Tensor:
+        """Squared Mahalanobis distance (..., K) of whitened residuals (..., K, S), given (..., K, S + A)."""
+        mean, log_scale = self.law(given)
+        return ((white - mean) * (-log_scale).exp()).square().sum(-1)
+
     def forward(self, values: Tensor, given: Tensor) -> Tensor:
         """The surprise (...) of residuals (..., K, S) given (..., K, S + A): the largest over the K predictions of the
         squared Mahalanobis distance in units of what is rare (its 99% quantile where this was fitted).
 
         NaN where no prediction reaches.
         """
-        mean, log_scale = self.law(given)
-        distance = ((self.whitened(values) - mean) * (-log_scale).exp()).square().sum(-1)
-        each = distance / self.get_buffer("ordinary")
+        each = self.distance(self.whitened(values), given) / self.get_buffer("ordinary")
         return torch.where(each[..., 0].isnan(), each[..., 0], each.nan_to_num(nan=0.0).amax(-1))
 
     def to_json(self) -> dict[str, Any]:
@@ -85,12 +87,10 @@ def fit_residual_law(
     steps: int = 1500,
     batch: int = 512,
     learning_rate: float = 2e-3,
-    on_step: Callable[[int], None] | None = None,
 ) -> ResidualLaw:
     """A law fitted to the residuals of episodes by maximum likelihood (AdamW, one cycle of the learning rate).
 
-    action: values of an action block. on_step: called with the number of steps done. Raises DataError where no
-    episode is longer than a block.
+    action: values of an action block. Raises DataError where no episode is longer than the longest prediction.
     """
     values = torch.cat([r.values for r in found]) if found else torch.zeros(0, 1, 1)
     given = torch.cat([r.given for r in found]) if found else torch.zeros(0, 1, 1)
@@ -115,7 +115,7 @@ def fit_residual_law(
     white, given = law.whitened(values[reached]), given[reached]
     optimiser = torch.optim.AdamW(law.layers.parameters(), lr=learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=max(steps, 2))
-    for step in range(steps):
+    for _ in range(steps):
         at = torch.randint(len(white), (batch,), generator=generator)
         mean, log_scale = law.law(given[at])
         loss = (0.5 * ((white[at] - mean) * (-log_scale).exp()).square() + log_scale).sum(-1).mean()
@@ -124,11 +124,8 @@ def fit_residual_law(
         nn.utils.clip_grad_norm_(law.layers.parameters(), 5.0)
         optimiser.step()
         schedule.step()
-        if on_step is not None:
-            on_step(step + 1)
     law.eval().requires_grad_(False)
     with torch.no_grad():
-        mean, log_scale = law.law(given)
-        distance = ((white - mean) * (-log_scale).exp()).square().sum(-1)
+        distance = law.distance(white, given)
         law.get_buffer("ordinary").copy_(distance.sort(dim=0).values[int(0.99 * (len(distance) - 1))])
     return law

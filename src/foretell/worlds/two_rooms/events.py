@@ -86,13 +86,15 @@ def disturbed(
 
     onset: when a violation begins, the middle of an episode unless given; one of a wall begins where the dot first
     enters it from then on, and walks that never do are left out. Raises SpecError for an onset that is
-    not within an episode.
+    not within an episode, and for an event that hardly any walk meets.
     """
     at = options.episode_steps // 2 if onset is None else onset
     if not 1 <= at < options.episode_steps:
         raise SpecError(f"event: an onset from 1 to {options.episode_steps - 1} expected, got {onset}")
     given, drawn, group = 0, 0, min(count, 64)
     while given < count:
+        if drawn > 1000 * (given + group):
+            raise SpecError(f"event {event.id}: met in {given} of {drawn} walks; ask for longer episodes")
         rngs = [np.random.default_rng([seed, 0xE7E, drawn + i]) for i in range(group)]
         drawn += group
         change = _Change(event, options, at, [rng.spawn(1)[0] for rng in rngs])
