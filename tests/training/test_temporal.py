@@ -134,7 +134,15 @@ def test_episodes_of_one_block_teach_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("steps", -1), ("batch", 0), ("paths", 0), ("reach", 0.0), ("constraint", float("inf")), ("longest", 1.5)],
+    [
+        ("steps", -1),
+        ("batch", 0),
+        ("paths", 0),
+        ("reach", 0.0),
+        ("lenient", 0.0),
+        ("constraint", float("inf")),
+        ("longest", 1.5),
+    ],
 )
 def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(SpecError, match=f"distance: {name} must be"):

@@ -30,9 +30,11 @@ class DistanceFit:
     """Peak learning rate of AdamW; it falls to zero along a cosine."""
     reach: float = 30.0
     """Latent steps beyond which states are no longer pushed apart."""
-    constraint: float = 10.0
-    """Weight of steps that are longer than one; with a large one walls are not learned, with a small one only ratios of
-    distances are, and these are scaled afterwards."""
+    lenient: float = 2.0
+    """Weight of steps that are longer than one, at the first optimiser step: low, so that walls are learned."""
+    constraint: float = 50.0
+    """The same at the last one; the weight grows by a constant factor. High, so that ways through doors keep their
+    length: distances in proportion, which are scaled afterwards."""
     longest: float = 0.9
     """Quantile of the steps' distances that is scaled to one: the others were shorter moves."""
     paths: int = 8
@@ -47,7 +49,7 @@ class DistanceFit:
     def __post_init__(self) -> None:
         require_whole("distance", self, 0, "steps")
         require_whole("distance", self, 1, "states", "batch", "paths", "blocks", "width", "depth")
-        for name in ("learning_rate", "reach", "constraint"):
+        for name in ("learning_rate", "reach", "lenient", "constraint"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SpecError(f"distance: {name} must be above 0, got {getattr(self, name)!r}")
         if not 0 < self.longest <= 1:
@@ -101,7 +103,8 @@ def fit_distance(
         other = states.starts[of] + (torch.rand(config.batch, generator=generator) * states.counts[of]).long()
         now, then, goal = head.embedding(states.latents[torch.cat([here, after, other])]).chunk(3)
         apart = stretch(head.between(now, goal), config.reach)
-        loss = apart + config.constraint * excess(head.between(now, then))
+        weight = config.lenient * (config.constraint / config.lenient) ** (step / config.steps)
+        loss = apart + weight * excess(head.between(now, then))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
