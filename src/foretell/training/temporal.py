@@ -103,7 +103,7 @@ def fit_distance(
         other = states.starts[of] + (torch.rand(config.batch, generator=generator) * states.counts[of]).long()
         now, then, goal = head.embedding(states.latents[torch.cat([here, after, other])]).chunk(3)
         apart = stretch(head.between(now, goal), config.reach)
-        weight = config.lenient * (config.constraint / config.lenient) ** (step / config.steps)
+        weight: float = config.lenient * (config.constraint / config.lenient) ** (step / config.steps)
         loss = apart + weight * excess(head.between(now, then))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
