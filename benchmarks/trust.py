@@ -120,8 +120,15 @@ def trained(layout: str, options: Options) -> Trained:
     scene = replace(Scene(**dict(world.options)), episode_steps=80)
     lines.say("fitting and calibrating trust")
     some = record.training[:400]
-    fitted = fit(found.model, (store.read(i) for i in some), seed=0, steps=20 if options.quick else 1500)
-    trust = calibrate(fitted, found.model, random_walks(scene, counts.calibration, seed=CALIBRATION), seed=0)
+    fitted = fit(
+        found.model, (see(found.model, store.read(i)) for i in some), seed=0, steps=20 if options.quick else 1500
+    )
+    trust = calibrate(
+        fitted,
+        found.model,
+        (see(found.model, e) for e in random_walks(scene, counts.calibration, seed=CALIBRATION)),
+        seed=0,
+    )
     return Trained(found.model, found.parts, scene, store, tuple(some), trust, counts, kept)
 
 

@@ -10,11 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tests.end_to_end.runs import content, refused, rooms, tiny
 
 from foretell.cli.main import main
+from foretell.episodes.store import EpisodeStore
 from foretell.evaluation import trust
+from foretell.model.checkpoint import load
 from foretell.trust import calibration
+from foretell.trust.calibration import see
+from foretell.trust.support import Support
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,21 @@ def test_a_calibrated_run_watches_what_it_was_calibrated_for(made: Path, capsys:
     assert first["step"] <= 5
     assert (first["kind"], first["alarm"], first["trusted"]) == ("novelty", True, False)
     assert first["reasons"][0].startswith("camera: unlike training (p = ")
+
+
+def test_a_calibrated_run_knows_which_plans_it_was_trained_for(made: Path) -> None:
+    found, store = load(made / "run"), EpisodeStore(made / "more")
+    support = found.parts["support"]
+    assert isinstance(support, Support)
+    assert support.plans == len(store) == 40
+    seen = see(found.model, store.read(0))
+    now, acts = seen.latents[0], seen.actions[: 5 * found.model.config.block].reshape(5, -1)
+    far = {}
+    for name, plan in (("ordinary", acts), ("not allowed", acts + 20.0)):
+        imagined = found.model.rollout(now[None, None], plan[None, :0], plan[None, None])[0, 0]
+        far[name] = support.leaves(torch.cat([now[None], imagined]), plan, level=0.1)
+    assert far["ordinary"] == ()
+    assert ("actions", 1) in [(f.what, f.step) for f in far["not allowed"]]
 
 
 def test_events_are_told_as_they_occur(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

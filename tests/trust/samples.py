@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from foretell.model.world_model import ModelConfig, WorldModel
 from foretell.spec import ActionSpec, Channel, Episode, Spec
+from foretell.trust.calibration import Seen, see
 
 SPEC = Spec(
     observations=(
@@ -40,6 +41,11 @@ def episodes(count: int, *, seed: int, steps: int = 20) -> Iterator[Episode]:
         yield Episode(
             observations={"camera": camera.astype(np.uint8), "place": place.astype(np.float32)}, actions=actions
         )
+
+
+def seen(world: WorldModel, some: Iterable[Episode]) -> Iterator[Seen]:
+    """Episodes as a model sees them, to fit and calibrate on."""
+    return (see(world, episode) for episode in some)
 
 
 def jumped(episode: Episode, at: int, by: float) -> Episode:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.trust.samples import BLOCK, SPEC, episodes, jumped, model
+from tests.trust.samples import BLOCK, SPEC, episodes, jumped, model, seen
 
 from foretell.errors import SpecError
 from foretell.trust.attribution import attribute_novelty, attribute_surprise
@@ -17,7 +17,7 @@ FIELDS = {c.name: c.fields for c in SPEC.observations}
 
 @pytest.fixture(scope="module")
 def fitted() -> Calibration:
-    return fit(model(), episodes(40, seed=1), seed=0, steps=200)
+    return fit(model(), seen(model(), episodes(40, seed=1)), seed=0, steps=200)
 
 
 def test_shares_sum_to_one(fitted: Calibration) -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.trust.samples import BLOCK, episodes, jumped, model, without
+from tests.trust.samples import BLOCK, episodes, jumped, model, seen, without
 
 from foretell.errors import DataError, SpecError
 from foretell.trust.calibration import Calibration, calibrate, evidence_paths, fit, see
@@ -17,7 +17,12 @@ LEVEL = 0.1
 @pytest.fixture(scope="module")
 def made() -> Calibration:
     world = model()
-    return calibrate(fit(world, episodes(60, seed=1), seed=0, steps=300), world, episodes(210, seed=2), seed=0)
+    return calibrate(
+        fit(world, seen(world, episodes(60, seed=1)), seed=0, steps=300),
+        world,
+        seen(world, episodes(210, seed=2)),
+        seed=0,
+    )
 
 
 def paths(made: Calibration, some: list) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,18 +88,18 @@ def test_episodes_shorter_than_the_longest_prediction_have_the_scores_that_reach
 
 def test_too_few_episodes_are_refused_with_how_many_are_needed(made: Calibration) -> None:
     world = model()
-    fitted = fit(world, episodes(5, seed=1), seed=0, steps=300)
+    fitted = fit(world, seen(world, episodes(5, seed=1)), seed=0, steps=300)
     with pytest.raises(DataError, match="at least 3 episodes expected, there are 2"):
-        calibrate(fitted, world, episodes(2, seed=2), seed=0)
+        calibrate(fitted, world, seen(world, episodes(2, seed=2)), seed=0)
     with pytest.raises(
         DataError, match=r"alarms at a level of 0.1 need at least (\d+) calibration episodes"
     ) as refused:
-        calibrate(fitted, world, episodes(10, seed=2), seed=0, level=0.1)
+        calibrate(fitted, world, seen(world, episodes(10, seed=2)), seed=0, level=0.1)
     enough = int(str(refused.value).split("at least ")[1].split()[0])
-    found = calibrate(fitted, world, episodes(enough, seed=2), seed=0, level=0.1)
+    found = calibrate(fitted, world, seen(world, episodes(enough, seed=2)), seed=0, level=0.1)
     assert all(map(math.isfinite, found.thresholds(0.1, 0)))
     with pytest.raises(DataError, match="at least"):
-        calibrate(fitted, world, episodes(enough - 1, seed=2), seed=0, level=0.1)
+        calibrate(fitted, world, seen(world, episodes(enough - 1, seed=2)), seed=0, level=0.1)
     with pytest.raises(DataError, match="needs at least 266 calibration episodes"):
         made.thresholds(0.01, 0)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.trust.samples import SPEC, episodes, jumped, model, without
+from tests.trust.samples import SPEC, episodes, jumped, model, seen, without
 
 from foretell.errors import DataError, SpecError
 from foretell.model.world_model import ModelConfig, WorldModel
@@ -22,7 +22,12 @@ LEVEL = 0.1
 @pytest.fixture(scope="module")
 def made() -> Calibration:
     world = model()
-    return calibrate(fit(world, episodes(60, seed=1), seed=0, steps=300), world, episodes(210, seed=2), seed=0)
+    return calibrate(
+        fit(world, seen(world, episodes(60, seed=1)), seed=0, steps=300),
+        world,
+        seen(world, episodes(210, seed=2)),
+        seed=0,
+    )
 
 
 def watch(monitor: Monitor, episode: Episode, acting: bool = True) -> list[Verdict]:
@@ -38,7 +43,12 @@ def watch(monitor: Monitor, episode: Episode, acting: bool = True) -> list[Verdi
 @pytest.mark.parametrize("history", [1, 2])
 def test_says_step_by_step_what_the_whole_episode_says(history: int) -> None:
     world = model(history)
-    made = calibrate(fit(world, episodes(20, seed=1), seed=0, steps=300), world, episodes(60, seed=2), seed=0)
+    made = calibrate(
+        fit(world, seen(world, episodes(20, seed=1)), seed=0, steps=300),
+        world,
+        seen(world, episodes(60, seed=2)),
+        seed=0,
+    )
     episode = without(next(episodes(1, seed=7)), "place", 9)
     scores = made.scores(world, see(world, episode))
     wanted = made.surprise_p(scores.surprise), made.novelty_p(scores.novelty)
@@ -77,7 +87,7 @@ def test_where_nobody_acts_it_watches_too() -> None:
         for episode in episodes(count, seed=seed):
             yield replace(episode, actions=episode.actions[:, :0])
 
-    made = calibrate(fit(world, walks(20, 1), seed=0, steps=100), world, walks(60, 2), seed=0)
+    made = calibrate(fit(world, seen(world, walks(20, 1)), seed=0, steps=100), world, seen(world, walks(60, 2)), seed=0)
     monitor = Monitor(world, made, level=0.2)
     found = watch(monitor, jumped(next(walks(1, 3)), 10, 6.0), acting=False)
     assert min(v.surprise or 1.0 for v in found[10:13]) < 0.05

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from foretell.episodes.store import EpisodeStore
-from foretell.errors import DataError
+from foretell.errors import DataError, SpecError
 from foretell.model.checkpoint import Checkpoint, load, save
+from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
 from foretell.training import TrainRecord
-from foretell.trust.calibration import Calibration, calibrate, fit, require_episodes
+from foretell.trust.calibration import Calibration, Seen, calibrate, fit, require_episodes, see
 from foretell.trust.monitor import Kind, Monitor
+from foretell.trust.support import Support, calibrate_support, fit_support
 
-PART = "trust"
+PART, SUPPORT = "trust", "support"
 FIT_ON = 400
 """Training episodes that surprise and novelty are fitted on, at most."""
 
@@ -50,13 +55,21 @@ def calibrate_run(
     found.model.spec.require(own.spec, str(own.path))
     episodes = unseen(own, record, run)
     require_episodes(len(episodes), level)
-    fitted = found.parts.get(PART)
+    fitted, support = found.parts.get(PART), found.parts.get(SUPPORT)
     if not isinstance(fitted, Calibration):
-        say("fitting surprise and novelty on the training episodes")
-        fitted = fit(found.model, _training(record, run, training_store), seed=seed)
+        say("fitting surprise, novelty and plan support on the training episodes")
+        passed = _Passing(found.model, _training(record, run, training_store))
+        fitted = fit(found.model, passed, seed=seed)
+        support = _possible(say, partial(fit_support, found.model, passed.latents, passed.actions, seed=seed))
     say(f"calibrating on {len(episodes):,} episodes of {own.path}")
-    made = calibrate(fitted, found.model, (own.read(i) for i in episodes), seed=seed, level=level)
-    save(run, found.model, {**found.parts, PART: made})
+    passed = _Passing(found.model, (own.read(i) for i in episodes))
+    made = calibrate(fitted, found.model, passed, seed=seed, level=level)
+    parts: dict[str, nn.Module] = {PART: made}
+    if isinstance(support, Support):
+        pairs = zip(passed.latents, passed.actions, strict=True)
+        support = _possible(say, partial(calibrate_support, support, found.model, pairs, seed=seed))
+        parts |= {} if support is None else {SUPPORT: support}
+    save(run, found.model, {**found.parts, **parts})
     return {
         "run": str(run),
         "store": str(own.path),
@@ -64,7 +77,33 @@ def calibrate_run(
         "for_alarms": made.episodes,
         "lowest_level": made.lowest,
         "steps": made.length,
+        "plans": support.plans if isinstance(support, Support) else 0,
     }
+
+
+def _possible(say: Say, make: Callable[[], Support]) -> Support | None:
+    """Plan support where there are actions and the episodes are long enough; what is missing is said."""
+    try:
+        return make()
+    except (DataError, SpecError) as error:
+        say(f"without {error}")
+        return None
+
+
+class _Passing:
+    """Sees episodes one after the other and keeps, of what was seen, the latents and actions only."""
+
+    def __init__(self, model: WorldModel, episodes: Iterable[Episode]) -> None:
+        self._model, self._episodes = model, episodes
+        self.latents: list[Tensor] = []
+        self.actions: list[Tensor] = []
+
+    def __iter__(self) -> Iterator[Seen]:
+        for episode in self._episodes:
+            seen = see(self._model, episode)
+            self.latents.append(seen.latents)
+            self.actions.append(seen.actions)
+            yield seen
 
 
 def unseen(store: EpisodeStore, record: TrainRecord, run: Path) -> Sequence[int]:

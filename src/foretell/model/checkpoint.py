@@ -34,6 +34,7 @@ PARTS: dict[str, str] = {
     "readout": "foretell.model.readout:Readout",
     "trust": "foretell.trust.calibration:Calibration",
     "intervals": "foretell.trust.intervals:Intervals",
+    "support": "foretell.trust.support:Support",
 }
 """Heads that may travel with a model, by kind; a part is named `KIND`, or `KIND.NAME` where there may be several.
 

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from foretell.errors import SpecError
-from foretell.planning.costs import Distance, Imagines, StageCost, combined, rollout_cost, squared_distance, towards
+from foretell.planning.costs import (
+    Distance,
+    Imagines,
+    PlanCost,
+    StageCost,
+    combined,
+    rollout_cost,
+    squared_distance,
+    towards,
+)
 from foretell.planning.guard import Advice, Guard, Mode
 from foretell.planning.live import checked
 from foretell.planning.planner import Cost, Plan, Planner, PlanningError, PlanState, copied
@@ -120,7 +129,8 @@ class Controller:
     """Plans every `replan_every` raw steps and executes the plan in between, one raw action per step.
 
     model: a world model. planner: any planner. distance: between imagined latents and the goal's.
-    penalty: a cost of the actions themselves, added to that of what they lead to.
+    penalty: a cost of the actions themselves, added to that of what they lead to. inside: a cost of actions and of
+    what they lead to together, such as `trust.support.Support.inside`, which keeps plans to what training covered.
     propose: offers plans to the planner at each replanning (an inverse-dynamics policy, a retrieved plan).
     scale: (A,) typical size of the actions, used where they have no bounds; 1 unless given.
     guard: may slow an episode down (halfway from the spec's safe action to the planned one) or hand it over to the
@@ -136,13 +146,14 @@ class Controller:
         *,
         distance: Distance = squared_distance,
         penalty: Cost | None = None,
+        inside: PlanCost | None = None,
         propose: Propose | None = None,
         scale: Tensor | None = None,
         guard: Guard | None = None,
     ) -> None:
         self.model, self.planner, self.guard = model, planner, guard
         self.config = ControllerConfig() if config is None else config
-        self.distance, self.penalty, self.propose, self.scale = distance, penalty, propose, scale
+        self.distance, self.penalty, self.inside, self.propose, self.scale = distance, penalty, inside, propose, scale
         self.spec, self.block, self.history = model.spec, model.config.block, model.config.history
         if self.spec.action.size == 0:
             raise SpecError("controller: the spec names no actions, so there is nothing to plan")
@@ -266,6 +277,7 @@ class Controller:
             state.stage,
             terminal=self.config.terminal,
             discount=self.config.discount,
+            inside=self.inside,
             at_once=self.config.at_once,
         )
         if self.penalty is not None:

@@ -18,6 +18,10 @@ StageCost = Callable[[Tensor], Tensor]
 """Imagined latents (B, S, K, N, D) -> the cost (B, S, K) of being there at each step."""
 
 
+PlanCost = Callable[[Tensor, Tensor], Tensor]
+"""Latents (B, S, K + 1, N, D), now and after each block, and plans (B, S, K, A) -> a cost (B, S) of both together."""
+
+
 class Imagines(Protocol):
     """What a cost needs of a world model."""
 
@@ -72,12 +76,14 @@ def rollout_cost(
     *,
     terminal: float = 4.0,
     discount: float = 1.0,
+    inside: PlanCost | None = None,
     at_once: int | None = None,
 ) -> Cost:
     """The cost of what the model imagines: sum over steps k of discount^k stage(z_k), the last `terminal` times.
 
-    context: (B, H, N, D) latents up to now; past: (B, H-1, A) actions between them. at_once: candidates
-    (B * S) imagined together, which bounds the memory of large batches; None imagines all together.
+    context: (B, H, N, D) latents up to now; past: (B, H-1, A) actions between them. inside: added to it, such as what
+    keeps plans where the model was trained. at_once: candidates (B * S) imagined together, which bounds the memory of
+    large batches; None imagines all together.
     """
     if not (terminal >= 0 and 0 < discount <= 1):
         raise SpecError(f"cost: terminal >= 0 and 0 < discount <= 1 expected, got {terminal} and {discount}")
@@ -86,7 +92,13 @@ def rollout_cost(
         weights = discount ** torch.arange(plans.shape[2], dtype=plans.dtype, device=plans.device)
         weights[-1] *= terminal
         size = plans.shape[1] if at_once is None else max(1, at_once // len(plans))
-        parts = [stage(model.rollout(context, past, part)) @ weights for part in torch.split(plans, size, dim=1)]
+        parts = []
+        for part in torch.split(plans, size, dim=1):
+            imagined = model.rollout(context, past, part)
+            parts.append(stage(imagined) @ weights)
+            if inside is not None:
+                now = context[:, -1, None, None].expand(-1, part.shape[1], -1, -1, -1)
+                parts[-1] = parts[-1] + inside(torch.cat([now, imagined], dim=2), part)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     return cost

@@ -250,15 +250,14 @@ def shown(model: WorldModel, episode: Episode, steps: slice) -> list[tuple[Tenso
     return list(model.normalised({n: v if v.dtype == torch.uint8 else v.float() for n, v in values.items()}, masks))
 
 
-def fit(model: WorldModel, episodes: Iterable[Episode], *, seed: int, steps: int = 1500) -> Calibration:
+def fit(model: WorldModel, episodes: Iterable[Seen], *, seed: int, steps: int = 1500) -> Calibration:
     """What residuals and first features are like in the episodes that the model was trained on; not calibrated yet.
 
     steps: of the optimiser. Raises DataError where the episodes are too short to predict anything in.
     """
     found: list[Residuals] = []
     features: list[list[Tensor]] = [[] for _ in model.spec.observations]
-    for episode in episodes:
-        seen = see(model, episode)
+    for seen in episodes:
         found.append(residuals(model, seen.latents, seen.actions, BLOCKS))
         for i, early in enumerate(seen.early):
             there = early[~seen.missing[:, i]]
@@ -275,7 +274,7 @@ def fit(model: WorldModel, episodes: Iterable[Episode], *, seed: int, steps: int
 
 
 def calibrate(
-    fitted: Calibration, model: WorldModel, episodes: Iterable[Episode], *, seed: int, level: float | None = None
+    fitted: Calibration, model: WorldModel, episodes: Iterable[Seen], *, seed: int, level: float | None = None
 ) -> Calibration:
     """The same, calibrated on episodes that the model was not trained on.
 
@@ -283,7 +282,7 @@ def calibrate(
     guarantees need scores that the other did not see. level: of alarms that must be possible afterwards.
     Raises DataError, saying how many are needed, where there are too few.
     """
-    scores = [fitted.scores(model, see(model, episode)) for episode in episodes]
+    scores = [fitted.scores(model, seen) for seen in episodes]
     total = len(scores)
     require_episodes(total, level)
     order = np.random.default_rng([seed, 0xCA1]).permutation(total)
