@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from foretell.errors import SpecError
+from foretell.planning.guard import Planned
 from foretell.trust.monitor import Kind, Verdict, Watched
 from foretell.trust.policy import Abstention
+from foretell.trust.support import Leaves
 
 
 class Script:
@@ -35,7 +38,7 @@ class Script:
 def modes(policy: Abstention) -> list[str]:
     state, found = policy.start(), []
     for t in range(len(policy.monitor.kinds)):  # type: ignore[attr-defined]
-        advice, state = policy.advise({"x": torch.zeros(1)}, {}, torch.zeros(1) if t else None, state)
+        advice, state = policy.advise({"x": torch.zeros(1)}, {}, torch.zeros(1) if t else None, None, state)
         found.append(advice.mode)
     return found
 
@@ -57,6 +60,38 @@ def test_patience_slows_down_first() -> None:
     script = Script("novelty", "novelty", "novelty", None, "surprise")
     found = modes(Abstention(script, patience=2, rest=0))  # type: ignore[arg-type]
     assert found == ["slow_down", "slow_down", "hand_over", "carry_on", "slow_down"]
+
+
+class Scripted:
+    """Plan support that finds plans of positive actions to leave at step 3."""
+
+    def limits(self, level: float) -> None:
+        pass
+
+    def leaves(self, latents: Tensor, plan: Tensor, *, level: float) -> tuple[Leaves, ...]:
+        return (Leaves(3, "actions", 0.004),) if float(plan.max()) > 0 else ()
+
+
+def test_a_plan_that_leaves_training_is_followed_with_care_until_the_next() -> None:
+    plans = [Planned(torch.zeros(2, 1, 1), torch.full((1, 1), a)) for a in (0.0, 1.0, 0.0)]
+    for leaving in ("slow_down", "hand_over", "carry_on"):
+        script = Script(None, None, None, None, "missing")
+        policy = Abstention(script, support=Scripted(), leaving=leaving)  # type: ignore[arg-type]
+        state, found = policy.start(), []
+        for t, plan in enumerate((plans[0], plans[1], None, plans[2], plans[1])):
+            shown = {"x": torch.zeros(1)}
+            advice, state = policy.advise(shown, {}, torch.zeros(1) if t else None, plan, state)
+            found.append(advice)
+        worst = "slow_down" if leaving == "carry_on" else leaving
+        assert [a.mode for a in found] == ["carry_on", leaving, leaving, "carry_on", worst]
+        assert found[2].reasons == ("plan leaves the actions seen in training at step 3 (p = 0.004)",)
+        assert found[3].reasons == ()
+        assert found[4].reasons[0] == "missing"
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(SpecError, match="leaving must be one of carry_on, slow_down, hand_over, got 'stop'"):
+        Abstention(Script(None), leaving="stop")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [{"patience": -1}, {"rest": -1}])

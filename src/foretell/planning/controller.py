@@ -20,7 +20,7 @@ from foretell.planning.costs import (
     squared_distance,
     towards,
 )
-from foretell.planning.guard import Advice, Guard, Mode
+from foretell.planning.guard import Advice, Guard, Mode, Planned
 from foretell.planning.live import checked
 from foretell.planning.planner import Cost, Plan, Planner, PlanningError, PlanState, copied
 from foretell.spec import ActionSpec, Spec
@@ -242,12 +242,14 @@ class Controller:
     ) -> tuple[Tensor, State]:
         """The actions as the guard lets them pass."""
         assert self.guard is not None
+        plans = self._just_planned(state)
         advice, guarded = [], []
         for i, known in enumerate(state.guarded):
             said, now = self.guard.advise(
                 {n: x[i, 0] for n, x in steps.items()},
                 {n: x[i, 0] for n, x in masks.items()},
                 None if before is None else before[i],
+                plans[i],
                 known,
             )
             advice.append(said)
@@ -256,6 +258,13 @@ class Controller:
         share = actions.new_tensor([_SHARES[said.mode] for said in advice])[:, None]
         actions = torch.lerp(safe.expand_as(actions), actions, share)
         return actions, replace(state.executed(actions), guarded=tuple(guarded), advice=tuple(advice))
+
+    def _just_planned(self, state: State) -> list[Planned | None]:
+        """The plan of each episode where it was made at the step just taken."""
+        if state.plan is None or state.imagined is None or state.planned_at != state.time - 1:
+            return [None] * state.batch
+        latents = torch.cat([state.latents[-1][:, None], state.imagined], dim=1)
+        return [Planned(z, a) for z, a in zip(latents, state.plan.actions, strict=True)]
 
     def _act(self, state: State) -> tuple[Tensor, State]:
         assert state.plan is not None

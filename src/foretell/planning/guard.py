@@ -19,6 +19,17 @@ class Advice:
     reasons: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What a controller has just planned for one episode.
+
+    latents: (K + 1, N, D), now and what the plan is expected to lead to after each block. actions: (K, block * A) raw.
+    """
+
+    latents: Tensor
+    actions: Tensor
+
+
 class Guard(Protocol):
     """Watches over each episode of a batch. Its state of an episode is passed in and out, never changed in place."""
 
@@ -27,10 +38,16 @@ class Guard(Protocol):
         ...
 
     def advise(
-        self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor], action: Tensor | None, state: Any
+        self,
+        observations: Mapping[str, Tensor],
+        valid: Mapping[str, Tensor],
+        action: Tensor | None,
+        plan: Planned | None,
+        state: Any,
     ) -> tuple[Advice, Any]:
         """What to do at one episode's observations (*shape) by channel, with masks, and its state for the next step.
 
-        action: (A,) raw, what was done since the observations before; None at the first.
+        action: (A,) raw, what was done since the observations before; None at the first. plan: the one made at this
+        step; None while an earlier one is followed.
         """
         ...

@@ -4,31 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from torch import Tensor
 
 from foretell.errors import SpecError
-from foretell.planning.guard import Advice
+from foretell.planning.guard import Advice, Mode, Planned
 from foretell.trust.monitor import Monitor, Watched
+from foretell.trust.support import Leaves, Support
 
 
 @dataclass(frozen=True)
 class Watching:
-    """A stream's state, for how many steps on end it was not to be trusted, and for how many it stays handed over."""
+    """A stream's state, for how many steps on end it was not to be trusted, and for how many it stays handed over.
+
+    left: where the plan that is followed leaves what training covered.
+    """
 
     watched: Watched
     doubted: int = 0
     handed: int = 0
+    left: tuple[Leaves, ...] = ()
 
 
 class Abstention:
     """Hands over while the monitor finds surprise or novelty, and slows down while a channel is missing.
 
     patience: untrusted steps on end during which it only slows down. rest: steps for which it stays handed over once
-    it has been, so that it does not act on every lull. Raises SpecError for numbers below 0.
+    it has been, so that it does not act on every lull. support: looks at plans, too, at its own `level`; leaving: what
+    to do while a plan is followed that leaves what training covered. Raises SpecError for numbers below 0 and an
+    unknown mode, DataError where calibration plans are too few for the level.
     """
 
-    def __init__(self, monitor: Monitor, *, patience: int = 0, rest: int = 10) -> None:
+    def __init__(
+        self,
+        monitor: Monitor,
+        *,
+        patience: int = 0,
+        rest: int = 10,
+        support: Support | None = None,
+        level: float = 0.05,
+        leaving: Mode = "slow_down",
+    ) -> None:
+        if leaving not in get_args(Mode):
+            raise SpecError(f"abstention: leaving must be one of {', '.join(get_args(Mode))}, got {leaving!r}")
+        if support is not None:
+            support.limits(level)
+        self.support, self.level, self.leaving = support, level, leaving
         for name, value in (("patience", patience), ("rest", rest)):
             if value < 0:
                 raise SpecError(f"abstention: {name} of at least 0 expected, got {value!r}")
@@ -39,7 +61,12 @@ class Abstention:
         return Watching(Watched())
 
     def advise(
-        self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor], action: Tensor | None, state: Watching
+        self,
+        observations: Mapping[str, Tensor],
+        valid: Mapping[str, Tensor],
+        action: Tensor | None,
+        plan: Planned | None,
+        state: Watching,
     ) -> tuple[Advice, Watching]:
         """What to do at one episode's observations, and its state for the next step; see `planning.guard.Guard`."""
         verdict, watched = self.monitor.judge(
@@ -51,7 +78,15 @@ class Abstention:
         doubted = 0 if verdict.trusted else state.doubted + 1
         serious = verdict.kind in ("surprise", "novelty") and doubted > self.patience
         handed = self.rest if serious else max(0, state.handed - 1)
-        now = replace(state, watched=watched, doubted=doubted, handed=handed)
+        left = state.left
+        if plan is not None and self.support is not None:
+            left = self.support.leaves(plan.latents.cpu(), plan.actions.cpu(), level=self.level)
+        now = replace(state, watched=watched, doubted=doubted, handed=handed, left=left)
+        modes: list[Mode] = ["carry_on" if verdict.trusted else "slow_down"]
+        reasons = [*verdict.reasons, *map(str, left)]
         if serious or handed:
-            return Advice("hand_over", verdict.reasons or ("not trusted a moment ago",)), now
-        return Advice("carry_on" if verdict.trusted else "slow_down", verdict.reasons), now
+            modes.append("hand_over")
+            reasons = reasons or ["not trusted a moment ago"]
+        if left:
+            modes.append(self.leaving)
+        return Advice(max(modes, key=get_args(Mode).index), tuple(reasons)), now

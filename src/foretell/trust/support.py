@@ -108,7 +108,7 @@ class Support(nn.Module):
         calibration episodes that may be told to leave, half of it for each kind.
         Raises DataError where calibration plans are too few for it.
         """
-        limits = self._limits(level)
+        limits = self.limits(level)
         states, actions = self.multiples(latents, plan)
         found = []
         # A state is reached with the last action of its block.
@@ -130,7 +130,7 @@ class Support(nn.Module):
         """
         if not 0 <= weight < float("inf"):
             raise SpecError(f"support: a weight of 0 or more expected, got {weight!r}")
-        limits = self._limits(level)
+        limits = self.limits(level)
 
         def cost(latents: Tensor, plans: Tensor) -> Tensor:
             states, actions = self.multiples(latents.cpu(), plans.cpu())
@@ -139,8 +139,8 @@ class Support(nn.Module):
 
         return cost
 
-    def _limits(self, level: float) -> Tensor:
-        """(2,) the multiples beyond which a plan leaves training."""
+    def limits(self, level: float) -> Tensor:
+        """(2,) the multiples beyond which a plan leaves training; DataError where calibration plans are too few."""
         furthest = self.get_buffer("furthest")
         require_enough(self.plans, level / len(KINDS), "plan support")
         return quantile(furthest.T, 1 - level / len(KINDS))
