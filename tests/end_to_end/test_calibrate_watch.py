@@ -69,6 +69,20 @@ def test_a_calibrated_run_knows_which_plans_it_was_trained_for(made: Path) -> No
     assert ("actions", 1) in [(f.what, f.step) for f in far["not allowed"]]
 
 
+def test_a_report_shows_p_values_events_and_where(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rooms(made / "dim", 3, "--seed", "2", "--set", "brightness=0.5")
+    capsys.readouterr()
+    page = made / "dim.html"
+    out, _ = say(capsys, "watch", made / "run", made / "dim", "--report", page)
+    text = page.read_text()
+    assert json.loads(out)["report"] == str(page)
+    for said in ("3 of 3", "p-values", "novelty: camera", "what the score depends on", "camera: unlike training (p = "):
+        assert said in text
+    _, err = say(capsys, "watch", made / "run", made / "dim", "--report", page, code=2)
+    assert "dim.html exists; name another file" in err
+    assert page.read_text() == text
+
+
 def test_events_are_told_as_they_occur(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rooms(made / "night", 2, "--seed", "3", "--set", "brightness=0.5")
     capsys.readouterr()

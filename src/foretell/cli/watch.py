@@ -29,6 +29,7 @@ class Watch(Command):
     episodes out, `foretell calibrate` does it better.
 
       foretell watch runs/rooms data/today
+      foretell watch runs/rooms data/today --report today.html
       foretell watch runs/rooms data/today --follow --idle 60
     """
 
@@ -45,6 +46,9 @@ class Watch(Command):
     idle: Annotated[float, tyro.conf.arg(metavar="SECONDS", help_behavior_hint="(default: for ever)")] = float("inf")
     """With --follow: stop when nothing new has come for so long."""
 
+    report: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
+    """Write a page with p-values over time, events and what they depend on; must not exist."""
+
     def __post_init__(self) -> None:
         if self.level is not None and not 0 < self.level < 1:
             raise SpecError(f"--level: a share between 0 and 1 expected, got {self.level:g}")
@@ -53,30 +57,40 @@ class Watch(Command):
 
     def run(self, context: Context) -> dict[str, Any]:
         """Watch; returns counts and the events."""
-        from foretell.evaluation.trust import calibration_of, events_of
+        from foretell.evaluation.report import write_report
+        from foretell.evaluation.trust import calibration_of, is_event, verdicts_of
+        from foretell.evaluation.watch_page import PAGES, Watched, watch_report
         from foretell.model.checkpoint import load
-        from foretell.trust.monitor import Monitor
+        from foretell.trust.monitor import Monitor, Verdict
 
+        if self.report is not None and self.report.exists():
+            raise DataError(f"--report: {self.report} exists; name another file")
         found = load(self.run_folder)
         calibration = calibration_of(found, self.run_folder)
         level = max(0.01, calibration.lowest) if self.level is None else self.level
         monitor = Monitor(found.model, calibration, level=level)
         events: list[dict[str, Any]] = []
+        shown: list[Watched] = []
         episodes = steps = alarmed = 0
         try:
             for number, episode in self._episodes(found.model.spec):
-                before = len(events)
-                for event in events_of(monitor, episode, number):
-                    why = "; ".join(event["reasons"]) or "as in calibration again"
-                    told = f"episode {number}, step {event['step']}: {why}"
-                    context.console.print(told, soft_wrap=True, markup=False)
-                    events.append(event)
-                episodes, steps = episodes + 1, steps + len(episode.actions) + 1
-                alarmed += any(event["alarm"] for event in events[before:])
+                verdicts: list[Verdict] = []
+                for verdict in verdicts_of(monitor, episode):
+                    if is_event(verdict, verdicts[-1] if verdicts else None):
+                        why = "; ".join(verdict.reasons) or "as in calibration again"
+                        told = f"episode {number}, step {verdict.step}: {why}"
+                        context.console.print(told, soft_wrap=True, markup=False)
+                        events.append({"episode": number, **verdict.to_json()})
+                    verdicts.append(verdict)
+                episodes, steps = episodes + 1, steps + len(verdicts)
+                watched = Watched(number, episode, verdicts)
+                alarmed += watched.alarm is not None
+                if self.report is not None and watched.alarm is not None and len(shown) < PAGES:
+                    shown.append(watched)
         except KeyboardInterrupt:
             if not self.follow:
                 raise
-        return {
+        result = {
             "run": str(self.run_folder),
             "store": str(self.store),
             "level": level,
@@ -85,6 +99,12 @@ class Watch(Command):
             "alarmed": alarmed,
             "events": events,
         }
+        if self.report is not None:
+            command = f"foretell watch {self.run_folder} {self.store} --level {level:g} --report {self.report}"
+            page = watch_report(found.model, calibration, result, shown, command=command)
+            write_report(page, self.report)
+            result["report"] = str(self.report)
+        return result
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """How many episodes alarmed."""

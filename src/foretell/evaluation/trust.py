@@ -16,7 +16,7 @@ from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
 from foretell.training import TrainRecord
 from foretell.trust.calibration import Calibration, Seen, calibrate, fit, require_episodes, see
-from foretell.trust.monitor import Kind, Monitor
+from foretell.trust.monitor import Monitor, Verdict
 from foretell.trust.support import Support, calibrate_support, fit_support
 
 PART, SUPPORT = "trust", "support"
@@ -141,14 +141,15 @@ def _training(record: TrainRecord, run: Path, moved: Path | None) -> Iterator[Ep
         yield store.read(record.training[k * len(record.training) // count])
 
 
-def events_of(monitor: Monitor, episode: Episode, number: int) -> Iterator[dict[str, Any]]:
-    """The steps of an episode at which trust is lost, changes its reason, or returns: verdicts, JSON-serialisable."""
+def verdicts_of(monitor: Monitor, episode: Episode) -> Iterator[Verdict]:
+    """The verdict after each step of an episode."""
     monitor.reset()
-    before: Kind | None = None
     for t in range(len(episode.actions) + 1):
         seen = {name: values[t] for name, values in episode.observations.items()}
         masks = {name: mask[t] for name, mask in episode.valid.items()}
-        verdict = monitor.step(seen, episode.actions[t - 1] if t else None, masks)
-        if verdict.kind != before:
-            yield {"episode": number, **verdict.to_json()}
-        before = verdict.kind
+        yield monitor.step(seen, episode.actions[t - 1] if t else None, masks)
+
+
+def is_event(verdict: Verdict, before: Verdict | None) -> bool:
+    """Whether trust is lost at a step, changes its reason, or returns."""
+    return verdict.kind != (None if before is None else before.kind)
