@@ -41,7 +41,7 @@ from foretell.training.refine import Refine, refine_predictor
 from foretell.trust.attribution import attribute_novelty, attribute_surprise
 from foretell.trust.calibration import Calibration, Seen, calibrate, evidence_paths, fit, see
 from foretell.trust.conformal import quantile
-from foretell.trust.intervals import ahead, fit_intervals
+from foretell.trust.intervals import errors_ahead, fit_intervals
 from foretell.trust.monitor import Monitor
 from foretell.trust.policy import Abstention
 from foretell.worlds.two_rooms import Options as Scene
@@ -191,10 +191,7 @@ def coverage(layout: str, options: Options) -> Iterator[Row]:
         for episode in random_walks(made.scene, count, seed=seed):
             seen = see(made.model, episode)
             truth = torch.from_numpy(episode.observations["position"])
-            said = ahead(made.model, readout, seen.latents, seen.actions, HORIZONS)
-            for k, horizon in enumerate(HORIZONS):
-                said[: len(truth) - horizon, k] -= truth[horizon:]
-            found.append(said)
+            found.append(errors_ahead(made.model, readout, seen.latents, seen.actions, truth, HORIZONS))
         return found
 
     widths = fit_intervals(readout, HORIZONS, errors(CALIBRATION, made.counts.calibration)).half_width(0.9)

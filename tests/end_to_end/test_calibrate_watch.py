@@ -17,8 +17,10 @@ from foretell.cli.main import main
 from foretell.episodes.store import EpisodeStore
 from foretell.evaluation import trust
 from foretell.model.checkpoint import load
+from foretell.model.readout import Readout
 from foretell.trust import calibration
 from foretell.trust.calibration import see
+from foretell.trust.intervals import Intervals, errors_ahead
 from foretell.trust.support import Support
 
 
@@ -67,6 +69,26 @@ def test_a_calibrated_run_knows_which_plans_it_was_trained_for(made: Path) -> No
         far[name] = support.leaves(torch.cat([now[None], imagined]), plan, level=0.1)
     assert far["ordinary"] == ()
     assert ("actions", 1) in [(f.what, f.step) for f in far["not allowed"]]
+
+
+def test_a_calibrated_run_carries_intervals_for_every_horizon(made: Path) -> None:
+    found = load(made / "run")
+    readout, intervals = found.parts["readout.position"], found.parts["intervals.position"]
+    assert isinstance(readout, Readout)
+    assert isinstance(intervals, Intervals)
+    # Of episodes of 24 steps with blocks of 2.
+    assert intervals.horizons == tuple(range(1, 23))
+    assert intervals.units == ("px", "px")
+    rooms(made / "later", 40, "--seed", "5")
+    store, inside = EpisodeStore(made / "later"), []
+    for number in range(len(store)):
+        seen, episode = see(found.model, store.read(number)), store.read(number, ["position"])
+        truth = torch.from_numpy(episode.observations["position"])
+        errors = errors_ahead(found.model, readout, seen.latents, seen.actions, truth, intervals.horizons)
+        known = ~errors.isnan()
+        inside.append(((errors.abs() <= intervals.half_width(0.9)) & known).sum((0, 2)) / known.sum((0, 2)))
+    share = torch.stack(inside).nanmean(0)
+    assert bool((share > 0.8).all())
 
 
 def test_a_report_shows_p_values_events_and_where(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foretell.errors import DataError, SpecError
 from foretell.model.readout import Readout
-from foretell.trust.intervals import Intervals, ahead, fit_intervals, grouped
+from foretell.trust.intervals import Intervals, LiveIntervals, ahead, fit_intervals, grouped
 
 HORIZONS = (1, 2, 5)
 
@@ -91,3 +91,48 @@ def test_they_come_back_from_their_description() -> None:
     assert torch.equal(again.half_width(0.9), made.half_width(0.9))
     with pytest.raises(SpecError, match="not intervals"):
         Intervals.from_json({"channel": "place"})
+
+
+def drifting(steps: int) -> tuple[Tensor, Tensor]:
+    """Forecasts (T, 3, 2) of zero and truths (T, 2) whose spread trebles a third of the way."""
+    generator = torch.Generator().manual_seed(4)
+    spread = torch.where(torch.arange(steps) < steps // 3, 1.0, 3.0)[:, None]
+    return torch.zeros(steps, 3, 2), torch.randn(steps, 2, generator=generator) * spread * torch.tensor([1.0, 2.0])
+
+
+def test_a_drift_breaks_fixed_intervals_and_live_ones_come_back() -> None:
+    steps, rate = 3000, 0.02
+    calm = [e[:, :1].expand(-1, 3, -1).clone() for e in errors(200, 0)]
+    made = fit_intervals(readout(), HORIZONS, calm)
+    live, fixed = LiveIntervals(made, level=0.9, rate=rate), made.half_width(0.9)
+    forecasts, truths = drifting(steps)
+    said: list[tuple[Tensor, Tensor]] = []
+    for forecast, truth in zip(forecasts, truths, strict=True):
+        said.append(live.step(forecast, truth))
+    for k, horizon in enumerate(HORIZONS):
+        for i in range(2):
+            inside = torch.tensor(
+                [bool(said[t][0][k, i] <= truths[t + horizon, i] <= said[t][1][k, i]) for t in range(steps - horizon)]
+            ).double()
+            # The bound of adaptive conformal inference, whatever happens.
+            assert abs(float(inside.mean()) - 0.9) <= (0.9 + rate) / (len(inside) * rate)
+            late = truths[steps // 2 :, i].abs()
+            assert float((late <= fixed[k, i]).double().mean()) < 0.5
+            assert abs(float(inside[steps // 2 :].mean()) - 0.9) < 0.03
+
+
+def test_live_intervals_are_the_calibrated_ones_until_something_is_known() -> None:
+    made = fit_intervals(readout(), HORIZONS, errors(400, 0))
+    live = LiveIntervals(made)
+    forecast = torch.full((3, 2), 5.0)
+    for truth in (None, torch.tensor([math.nan, math.nan])):
+        low, high = live.step(forecast, truth)
+        assert torch.allclose(high - forecast, made.half_width(0.9))
+        assert torch.allclose(forecast - low, made.half_width(0.9))
+    with pytest.raises(SpecError, match=r"shape \(3, 2\) and a truth of \(2,\) expected, got \(2, 2\) and None"):
+        live.step(torch.zeros(2, 2))
+
+
+def test_of_each_episode_at_most_so_many_steps_are_kept() -> None:
+    made = fit_intervals(readout(), HORIZONS, errors(50, 0), steps=2)
+    assert made.get_buffer("errors").shape == (3, 100, 2)

@@ -143,8 +143,6 @@ def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: L
     train_stages(settings, folder, seed=seed, listener=listener)
     lap("train")
     listener.say("calibrating on held-out episodes")
-    if settings.trust:
-        calibrate_run(folder / RUN, seed=seed)
     run = open_run(folder / RUN)
     recorded = run.recorded()
     readout = readout_for(run.model, run.parts, recorded, seed=seed)
@@ -163,6 +161,8 @@ def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: L
         )
         calibration = calibrate(made, seed=seed)
         write_json(calibration, folder / RUN / CALIBRATION)
+    if settings.trust:
+        calibrate_run(folder / RUN, seed=seed)
     lap("calibrate")
     evaluation = replace(settings.evaluation, seed=seed)
     measured = evaluate(run.model, parts, recorded, world, evaluation, readout=readout, say=listener.say)

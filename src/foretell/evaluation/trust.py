@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from foretell.episodes.store import EpisodeStore
 from foretell.errors import DataError, SpecError
 from foretell.model.checkpoint import Checkpoint, load, save
+from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
+from foretell.readout import channel_values, fit_readout
 from foretell.spec import Episode
 from foretell.training import TrainRecord
 from foretell.trust.calibration import Calibration, Seen, calibrate, fit, require_episodes, see
+from foretell.trust.intervals import errors_ahead, fit_intervals
 from foretell.trust.monitor import Monitor, Verdict
 from foretell.trust.support import Support, calibrate_support, fit_support
 
 PART, SUPPORT = "trust", "support"
 FIT_ON = 400
 """Training episodes that surprise and novelty are fitted on, at most."""
+LONGEST, PER_EPISODE = 50, 4
+"""Steps of the longest intervals that travel with a run; errors kept of each calibration episode."""
 
+T = TypeVar("T")
 Say = Callable[[str], None]
 
 
@@ -69,6 +75,7 @@ def calibrate_run(
         pairs = zip(passed.latents, passed.actions, strict=True)
         support = _possible(say, partial(calibrate_support, support, found.model, pairs, seed=seed))
         parts |= {} if support is None else {SUPPORT: support}
+    parts |= _readouts(found, record, run, training_store, own, episodes, passed, seed=seed, say=say)
     save(run, found.model, {**found.parts, **parts})
     return {
         "run": str(run),
@@ -81,8 +88,44 @@ def calibrate_run(
     }
 
 
-def _possible(say: Say, make: Callable[[], Support]) -> Support | None:
-    """Plan support where there are actions and the episodes are long enough; what is missing is said."""
+def _readouts(
+    found: Checkpoint,
+    record: TrainRecord,
+    run: Path,
+    moved: Path | None,
+    own: EpisodeStore,
+    episodes: Sequence[int],
+    passed: _Passing,
+    *,
+    seed: int,
+    say: Say,
+) -> dict[str, nn.Module]:
+    """Intervals around each readout of the run, up to `LONGEST` steps ahead; where it has none, a readout of the spec's
+    first quantity is fitted.
+    """
+    model, made = found.model, dict[str, nn.Module]()
+    readouts = [p for p in found.parts.values() if isinstance(p, Readout)]
+    if not readouts and model.spec.quantities:
+        name = model.spec.quantities[0].name
+        store, numbers = _trained_on(record, run, moved)
+        say(f"fitting a readout of {name}")
+        readouts = [fit_readout(model, store, name, numbers, seed=seed)]
+        made[f"readout.{name}"] = readouts[0]
+    longest = min(LONGEST, min(map(len, passed.latents)) - 1 - model.config.history * model.config.block)
+    horizons = range(1, longest + 1)
+    for readout in readouts:
+        truths, known = channel_values(own, readout.channel, episodes)
+        errors = [
+            errors_ahead(model, readout, z, a, t.masked_fill(~k, float("nan")), horizons)
+            for z, a, t, k in zip(passed.latents, passed.actions, truths, known, strict=True)
+        ]
+        intervals = _possible(say, partial(fit_intervals, readout, horizons, errors, steps=PER_EPISODE))
+        made |= {} if intervals is None else {f"intervals.{readout.channel}": intervals}
+    return made
+
+
+def _possible(say: Say, make: Callable[[], T]) -> T | None:
+    """What is made where the episodes are long enough for it; what is not made is said."""
     try:
         return make()
     except (DataError, SpecError) as error:
@@ -128,6 +171,12 @@ def unseen(store: EpisodeStore, record: TrainRecord, run: Path) -> Sequence[int]
 
 def _training(record: TrainRecord, run: Path, moved: Path | None) -> Iterator[Episode]:
     """Evenly chosen episodes that the run was trained on."""
+    store, numbers = _trained_on(record, run, moved)
+    return (store.read(i) for i in numbers)
+
+
+def _trained_on(record: TrainRecord, run: Path, moved: Path | None) -> tuple[EpisodeStore, list[int]]:
+    """The store that the run was trained on, and evenly chosen numbers of such episodes."""
     place = Path(record.store) if moved is None else moved
     if not place.exists():
         raise DataError(
@@ -137,8 +186,7 @@ def _training(record: TrainRecord, run: Path, moved: Path | None) -> Iterator[Ep
     if store.fingerprint() != record.fingerprint:
         raise DataError(f"{place}: other episodes than those that {run} learned from")
     count = min(FIT_ON, len(record.training))
-    for k in range(count):
-        yield store.read(record.training[k * len(record.training) // count])
+    return store, [record.training[k * len(record.training) // count] for k in range(count)]
 
 
 def verdicts_of(monitor: Monitor, episode: Episode) -> Iterator[Verdict]:

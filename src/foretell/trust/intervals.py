@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from foretell.errors import DataError, SpecError
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
-from foretell.trust.conformal import check_level, needed, quantile
+from foretell.trust.conformal import AdaptiveLevel, check_level, needed, quantile
 from foretell.trust.residuals import imagined_from
 
 
@@ -36,6 +37,21 @@ def ahead(model: WorldModel, readout: Readout, latents: Tensor, actions: Tensor,
         now = starts + count * block - horizon
         inside = (now < steps - horizon) & (now >= 0)
         found[now[inside], k] = said[inside, count - 1]
+    return found
+
+
+def errors_ahead(
+    model: WorldModel,
+    readout: Readout,
+    latents: Tensor,
+    actions: Tensor,
+    truth: Tensor,
+    horizons: Sequence[int],
+) -> Tensor:
+    """What `ahead` says minus what is true then: (T, H, F), NaN where either is unknown. truth: (T, F)."""
+    found = ahead(model, readout, latents, actions, horizons)
+    for k, horizon in enumerate(horizons):
+        found[: max(0, len(truth) - horizon), k] -= truth[horizon:].to(found)
     return found
 
 
@@ -86,12 +102,61 @@ class Intervals(nn.Module):
             raise SpecError(f"not intervals: {error!r}") from error
 
 
+class LiveIntervals:
+    """Intervals around forecasts as they are made, whose widths follow what turns out: adaptive conformal inference for
+    each horizon and field apart (`conformal.AdaptiveLevel`). Under drift, where calibration no longer holds, the share
+    of misses still comes to the one asked for. Constant time and memory per step.
+
+    level: share of truths that intervals should hold. rate: how fast levels follow.
+    """
+
+    def __init__(self, intervals: Intervals, *, level: float = 0.9, rate: float = 0.02) -> None:
+        check_level(level, "intervals")
+        self.intervals = intervals
+        shape = len(intervals.horizons), len(intervals.fields)
+        self._levels = [[AdaptiveLevel.start(1 - level, rate) for _ in range(shape[1])] for _ in range(shape[0])]
+        self._said: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(intervals.horizons))
+
+    def step(self, forecast: Tensor, truth: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Low and high ends, (H, F) each, of a forecast (H, F) made now; NaN where it is.
+
+        truth: (F,) what is true now, NaN where unknown; None where nothing is. Call it once at every step.
+        Raises SpecError for other shapes.
+        """
+        horizons, fields = self.intervals.horizons, self.intervals.fields
+        if forecast.shape != (len(horizons), len(fields)) or (truth is not None and truth.shape != (len(fields),)):
+            raise SpecError(
+                f"intervals: a forecast of shape {(len(horizons), len(fields))} and a truth of {(len(fields),)}"
+                f" expected, got {tuple(forecast.shape)} and {None if truth is None else tuple(truth.shape)}"
+            )
+        for k, horizon in enumerate(horizons):
+            if truth is None or horizon > len(self._said):
+                continue
+            low, high = self._said[-horizon]
+            for i, value in enumerate(truth.tolist()):
+                if not math.isnan(value) and not bool(low[k, i].isnan()):
+                    missed = not float(low[k, i]) <= value <= float(high[k, i])
+                    self._levels[k][i] = self._levels[k][i].after(missed)
+        errors = self.intervals.get_buffer("errors")
+        width = torch.tensor(
+            [[lv.half_width(errors[k, :, i]) for i, lv in enumerate(row)] for k, row in enumerate(self._levels)]
+        ).to(forecast)
+        self._said.append((forecast - width, forecast + width))
+        return self._said[-1]
+
+
 def fit_intervals(
-    readout: Readout, horizons: Sequence[int], errors: Sequence[Tensor], *, level: float | None = None
+    readout: Readout,
+    horizons: Sequence[int],
+    errors: Sequence[Tensor],
+    *,
+    level: float | None = None,
+    steps: int | None = None,
 ) -> Intervals:
     """Intervals from the errors (T, H, F) of calibration episodes, forecast minus truth, NaN where there is none.
 
-    Each episode counts alike: of each, as many steps are kept as the shortest has. level: that must be possible.
+    Each episode counts alike: of each, as many steps are kept as the shortest has, and at most `steps`, evenly chosen.
+    level: that must be possible.
     Raises DataError where errors are too few for it, or a horizon has none.
     """
     absolute = [e.abs() for e in errors]
@@ -101,6 +166,7 @@ def fit_intervals(
         raise DataError(
             f"intervals: calibration episodes of more than {max(horizons)} steps expected, for the longest horizon"
         )
+    fewest = fewest if steps is None else min(fewest, steps)
     if level is not None:
         check_level(level, "intervals")
         if len(errors) < needed(1 - level):
