@@ -18,7 +18,7 @@ from foretell.readout import channel_values, fit_readout
 from foretell.spec import Episode
 from foretell.training import TrainRecord
 from foretell.trust.calibration import Calibration, Seen, calibrate, fit, require_episodes, see
-from foretell.trust.intervals import errors_ahead, fit_intervals
+from foretell.trust.intervals import Intervals, errors_ahead, fit_intervals
 from foretell.trust.monitor import Monitor, Verdict
 from foretell.trust.support import Support, calibrate_support, fit_support
 
@@ -49,7 +49,8 @@ def calibrate_run(
     training_store: Path | None = None,
     say: Say = lambda what: None,
 ) -> dict[str, Any]:
-    """Fit trust on a run's training episodes, unless that was done, calibrate it on others, and add it to the run.
+    """Fit trust on a run's training episodes, unless that was done, calibrate it on others, and add both to the run: p-values
+    and alarms, plan support, and intervals around readouts.
 
     store: the episodes to calibrate on; None: those that the run held out. Of the run's own store only the held-out
     ones are taken. level: of alarms that must be possible. training_store: where the episodes of the training are
@@ -75,7 +76,15 @@ def calibrate_run(
         pairs = zip(passed.latents, passed.actions, strict=True)
         support = _possible(say, partial(calibrate_support, support, found.model, pairs, seed=seed))
         parts |= {} if support is None else {SUPPORT: support}
-    parts |= _readouts(found, record, run, training_store, own, episodes, passed, seed=seed, say=say)
+    readouts = [p for p in found.parts.values() if isinstance(p, Readout)]
+    if not readouts and found.model.spec.quantities:
+        say(f"fitting a readout of {found.model.spec.quantities[0].name}")
+        fitted_now = _possible(say, partial(_readout, found.model, record, run, training_store, seed))
+        readouts = [] if fitted_now is None else [fitted_now]
+        parts |= {f"readout.{r.channel}": r for r in readouts}
+    for readout in readouts:
+        intervals = _possible(say, partial(_intervals, found.model, readout, own, episodes, passed))
+        parts |= {} if intervals is None else {f"intervals.{readout.channel}": intervals}
     save(run, found.model, {**found.parts, **parts})
     return {
         "run": str(run),
@@ -88,40 +97,24 @@ def calibrate_run(
     }
 
 
-def _readouts(
-    found: Checkpoint,
-    record: TrainRecord,
-    run: Path,
-    moved: Path | None,
-    own: EpisodeStore,
-    episodes: Sequence[int],
-    passed: _Passing,
-    *,
-    seed: int,
-    say: Say,
-) -> dict[str, nn.Module]:
-    """Intervals around each readout of the run, up to `LONGEST` steps ahead; where it has none, a readout of the spec's
-    first quantity is fitted.
-    """
-    model, made = found.model, dict[str, nn.Module]()
-    readouts = [p for p in found.parts.values() if isinstance(p, Readout)]
-    if not readouts and model.spec.quantities:
-        name = model.spec.quantities[0].name
-        store, numbers = _trained_on(record, run, moved)
-        say(f"fitting a readout of {name}")
-        readouts = [fit_readout(model, store, name, numbers, seed=seed)]
-        made[f"readout.{name}"] = readouts[0]
+def _readout(model: WorldModel, record: TrainRecord, run: Path, moved: Path | None, seed: int) -> Readout:
+    """Of the spec's first quantity, fitted on training episodes."""
+    store, numbers = _trained_on(record, run, moved)
+    return fit_readout(model, store, model.spec.quantities[0].name, numbers, seed=seed)
+
+
+def _intervals(
+    model: WorldModel, readout: Readout, store: EpisodeStore, episodes: Sequence[int], passed: _Passing
+) -> Intervals:
+    """Around a readout, up to `LONGEST` steps ahead, from calibration episodes of a store."""
     longest = min(LONGEST, min(map(len, passed.latents)) - 1 - model.config.history * model.config.block)
     horizons = range(1, longest + 1)
-    for readout in readouts:
-        truths, known = channel_values(own, readout.channel, episodes)
-        errors = [
-            errors_ahead(model, readout, z, a, t.masked_fill(~k, float("nan")), horizons)
-            for z, a, t, k in zip(passed.latents, passed.actions, truths, known, strict=True)
-        ]
-        intervals = _possible(say, partial(fit_intervals, readout, horizons, errors, steps=PER_EPISODE))
-        made |= {} if intervals is None else {f"intervals.{readout.channel}": intervals}
-    return made
+    truths, known = channel_values(store, readout.channel, episodes)
+    errors = [
+        errors_ahead(model, readout, z, a, t.masked_fill(~k, float("nan")), horizons)
+        for z, a, t, k in zip(passed.latents, passed.actions, truths, known, strict=True)
+    ]
+    return fit_intervals(readout, horizons, errors, steps=PER_EPISODE)
 
 
 def _possible(say: Say, make: Callable[[], T]) -> T | None:
