@@ -49,8 +49,8 @@ def calibrate_run(
     training_store: Path | None = None,
     say: Say = lambda what: None,
 ) -> dict[str, Any]:
-    """Fit trust on a run's training episodes, unless that was done, calibrate it on others, and add both to the run: p-values
-    and alarms, plan support, and intervals around readouts.
+    """Fit trust on a run's training episodes, unless that was done, calibrate it on others, and add it to the run:
+    p-values and alarms, plan support, and intervals around readouts.
 
     store: the episodes to calibrate on; None: those that the run held out. Of the run's own store only the held-out
     ones are taken. level: of alarms that must be possible. training_store: where the episodes of the training are
