@@ -63,6 +63,7 @@ def test_a_jump_is_shown_where_it_was(made: tuple[WorldModel, Calibration]) -> N
     assert np.nanargmin(surprise.ys) in (10, 11, 12)
     shares = panel(episode, Comparison)
     assert isinstance(shares, Comparison)
+    assert {e.name for e in shares.estimates} == {"camera", "place x", "place y"}
     assert sum(e.value for e in shares.estimates if e.name.startswith("place ")) > 0.5
     assert sum(e.value for e in shares.estimates) == pytest.approx(1.0, abs=0.03)
 

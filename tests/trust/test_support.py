@@ -138,7 +138,7 @@ def test_what_cannot_be_told_is_refused(made: Support) -> None:
         made.inside(-1.0)
     with pytest.raises(SpecError, match="not a plan support"):
         Support.from_json({"latent": 2})
-    with pytest.raises(SpecError, match="block of at least 1"):
+    with pytest.raises(SpecError, match="support: block must be a whole number of at least 1"):
         Support(latent=2, action=2, block=0, states=1, blocks=1)
     with pytest.raises(DataError, match="two episodes of more than 2 steps"):
         fit_support(world(), *zip(*walks(3, 1, steps=1), strict=True), seed=0)  # type: ignore[arg-type]

@@ -58,7 +58,7 @@ class Watch(Command):
     def run(self, context: Context) -> dict[str, Any]:
         """Watch; returns counts and the events."""
         from foretell.evaluation.report import write_report
-        from foretell.evaluation.trust import calibration_of, is_event, verdicts_of
+        from foretell.evaluation.trust import calibration_of, is_event, verdicts_of, why
         from foretell.evaluation.watch_page import PAGES, Watched, watch_report
         from foretell.model.checkpoint import load
         from foretell.trust.monitor import Monitor, Verdict
@@ -77,8 +77,7 @@ class Watch(Command):
                 verdicts: list[Verdict] = []
                 for verdict in verdicts_of(monitor, episode):
                     if is_event(verdict, verdicts[-1] if verdicts else None):
-                        why = "; ".join(verdict.reasons) or "as in calibration again"
-                        told = f"episode {number}, step {verdict.step}: {why}"
+                        told = f"episode {number}, step {verdict.step}: {why(verdict.reasons)}"
                         context.console.print(told, soft_wrap=True, markup=False)
                         events.append({"episode": number, **verdict.to_json()})
                     verdicts.append(verdict)

@@ -194,3 +194,8 @@ def verdicts_of(monitor: Monitor, episode: Episode) -> Iterator[Verdict]:
 def is_event(verdict: Verdict, before: Verdict | None) -> bool:
     """Whether trust is lost at a step, changes its reason, or returns."""
     return verdict.kind != (None if before is None else before.kind)
+
+
+def why(reasons: Sequence[str]) -> str:
+    """What an event says: its reasons, or that trust has returned."""
+    return "; ".join(reasons) or "as in calibration again"

@@ -23,8 +23,9 @@ from foretell.evaluation.report_parts import (
     Section,
     Table,
 )
+from foretell.evaluation.trust import why
 from foretell.model.world_model import WorldModel
-from foretell.spec import Episode
+from foretell.spec import Episode, Spec
 from foretell.trust.attribution import Attribution, attribute_novelty, attribute_surprise
 from foretell.trust.calibration import Calibration, Seen, see
 from foretell.trust.monitor import Verdict
@@ -81,15 +82,7 @@ def watch_report(
 
 
 def _events(events: Sequence[Mapping[str, Any]]) -> Section:
-    rows = [
-        (
-            f"{e['episode']}",
-            f"{e['step']}",
-            e["kind"] or "",
-            "; ".join(e["reasons"]) or "as in calibration again",
-        )
-        for e in events[:ROWS]
-    ]
+    rows = [(f"{e['episode']}", f"{e['step']}", e["kind"] or "", why(e["reasons"])) for e in events[:ROWS]]
     more = f"The first {ROWS} of {len(events):,}. " if len(events) > ROWS else ""
     table = Table(
         title="Events",
@@ -110,7 +103,7 @@ def _episode(model: WorldModel, calibration: Calibration, each: Watched) -> Sect
         found = {t: _depends(model, calibration, each.episode, t, seen, alarm.kind) for t in near}
         at = found[alarm.step]
         if at is not None:
-            panels += _where(each, alarm, at, found)
+            panels += _where(model.spec, each, alarm, at, found)
     title = f"Episode {each.number}" + (f": {'; '.join(alarm.reasons)}" if alarm is not None else "")
     return Section(title=title, panels=panels)
 
@@ -131,15 +124,16 @@ def _p_values(each: Watched) -> Chart:
     )
 
 
-def _where(each: Watched, alarm: Verdict, at: Attribution, near: Mapping[int, Attribution | None]) -> list[Panel]:
+def _where(
+    spec: Spec, each: Watched, alarm: Verdict, at: Attribution, near: Mapping[int, Attribution | None]
+) -> list[Panel]:
     """Shares by channel and field and, for pictures, the heat of the steps around the alarm."""
     shares = [(n, share) for n, share in at.channels.items() if n not in at.fields]
-    spec = each.episode.observations
     shares += [
-        (f"{n} {k}" if len(values) > 1 else n, float(v))
+        (f"{n} {field}" if len(values) > 1 else n, float(v))
         for n, values in at.fields.items()
-        for k, v in enumerate(values)
-        if n in spec and v >= _FEWEST
+        for field, v in zip(spec.channel(n).fields, values, strict=True)
+        if v >= _FEWEST
     ]
     panels: list[Panel] = []
     if len(shares) > 1:

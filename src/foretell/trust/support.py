@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from foretell.errors import DataError, SpecError
+from foretell.errors import DataError, SpecError, require_whole
 from foretell.model.world_model import WorldModel
 from foretell.trust.conformal import p_values, quantile, require_enough
 from foretell.trust.residuals import imagined_from
@@ -59,9 +60,7 @@ class Support(nn.Module):
     def __init__(self, *, latent: int, action: int, block: int, states: int, blocks: int, plans: int = 0) -> None:
         super().__init__()
         sizes = {"latent": latent, "action": action, "block": block, "states": states, "blocks": blocks}
-        for name, value in sizes.items():
-            if not isinstance(value, int) or value < 1:
-                raise SpecError(f"support: {name} of at least 1 expected, got {value!r}")
+        require_whole("support", SimpleNamespace(**sizes), 1, *sizes)
         self.block, self.blocks = block, blocks
         self.register_buffer("states", torch.zeros(states, latent))
         self.register_buffer("spread", torch.ones(latent))
