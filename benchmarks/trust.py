@@ -33,6 +33,7 @@ from foretell.evaluation.protocols import run_controller
 from foretell.evaluation.suite import EvaluationConfig, controller_for
 from foretell.model.checkpoint import load
 from foretell.model.predictor import Predictor
+from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
 from foretell.readout import fit_readout
 from foretell.spec import Episode
@@ -41,7 +42,7 @@ from foretell.training.refine import Refine, refine_predictor
 from foretell.trust.attribution import attribute_novelty, attribute_surprise
 from foretell.trust.calibration import Calibration, Seen, calibrate, evidence_paths, fit, see
 from foretell.trust.conformal import quantile
-from foretell.trust.intervals import errors_ahead, fit_intervals
+from foretell.trust.intervals import Intervals, LiveIntervals, ahead, errors_ahead, fit_intervals
 from foretell.trust.monitor import Monitor
 from foretell.trust.policy import Abstention
 from foretell.worlds.two_rooms import Options as Scene
@@ -60,7 +61,8 @@ Score = Callable[[Episode, Seen], Array]
 
 @dataclass(frozen=True)
 class Counts:
-    """Episodes: to calibrate on, ordinary ones to test, of each event, long ones, for the baselines, to act in.
+    """Episodes: to calibrate on, ordinary ones to test, of each event, long ones, for the baselines, to act in, that
+    drift.
 
     level: share of ordinary episodes that may alarm; `detected_at_1pct` says what it is but in quick runs.
     """
@@ -71,6 +73,7 @@ class Counts:
     long: int = 200
     baseline: int = 300
     acting: int = 100
+    drifting: int = 40
     level: float = 0.01
 
 
@@ -109,7 +112,7 @@ class Watched:
 def trained(layout: str, options: Options) -> Trained:
     """Record, train and calibrate."""
     settings = small(LAYOUTS[layout]) if options.quick else LAYOUTS[layout]
-    counts = Counts(40, 6, 2, 2, 40, 2, level=0.2) if options.quick else Counts()
+    counts = Counts(40, 6, 2, 2, 40, 2, 2, level=0.2) if options.quick else Counts()
     kept = tempfile.TemporaryDirectory()
     folder = Path(kept.name)
     lines = Lines()
@@ -180,22 +183,21 @@ def false_alarms(layout: str, options: Options) -> Iterator[Row]:
     yield share(f"trust.{layout}.false_alarm", seen.first < seen.surprise.shape[1], (0,), beside)
 
 
-def coverage(layout: str, options: Options) -> Iterator[Row]:
-    """Share of the truth within 90% intervals of the position, by horizon in raw steps."""
+@functools.cache
+def intervals(layout: str, options: Options) -> tuple[Readout, Intervals]:
+    """A readout of the position, and its intervals at `HORIZONS` from calibration episodes."""
     made = trained(layout, options)
     steps = 20 if options.quick else 1500
     readout = fit_readout(made.model, made.store, "position", made.training, seed=0, steps=steps)
+    errors = [_errors(made, readout, e) for e in random_walks(made.scene, made.counts.calibration, seed=CALIBRATION)]
+    return readout, fit_intervals(readout, HORIZONS, errors)
 
-    def errors(seed: int, count: int) -> list[Tensor]:
-        found = []
-        for episode in random_walks(made.scene, count, seed=seed):
-            seen = see(made.model, episode)
-            truth = torch.from_numpy(episode.observations["position"])
-            found.append(errors_ahead(made.model, readout, seen.latents, seen.actions, truth, HORIZONS))
-        return found
 
-    widths = fit_intervals(readout, HORIZONS, errors(CALIBRATION, made.counts.calibration)).half_width(0.9)
-    fresh = errors(ORDINARY, made.counts.baseline)
+def coverage(layout: str, options: Options) -> Iterator[Row]:
+    """Share of the truth within 90% intervals of the position, by horizon in raw steps."""
+    made, (readout, calibrated) = trained(layout, options), intervals(layout, options)
+    widths = calibrated.half_width(0.9)
+    fresh = [_errors(made, readout, e) for e in random_walks(made.scene, made.counts.baseline, seed=ORDINARY)]
     for k, horizon in enumerate(HORIZONS):
         each = []
         for e in fresh:
@@ -211,6 +213,39 @@ def coverage(layout: str, options: Options) -> Iterator[Row]:
             unit="share",
             baselines={"mean_half_width_px": float(widths[k].mean())},
         )
+
+
+def drift(layout: str, options: Options) -> Iterator[Row]:
+    """Share of the truth within 90% intervals, 10 steps ahead, where actuators are worn (gain 0.6) from the first step
+    on: live intervals in the second half of 400 steps, beside those that stay as they were calibrated.
+    """
+    made, (readout, calibrated) = trained(layout, options), intervals(layout, options)
+    at, worn = HORIZONS.index(10), replace(made.scene, episode_steps=400, gain=0.6)
+    live_held, fixed_held = [], []
+    for episode in random_walks(worn, made.counts.drifting, seed=LONG):
+        live = LiveIntervals(calibrated, level=0.9)
+        seen = see(made.model, episode)
+        said = ahead(made.model, readout, seen.latents, seen.actions, HORIZONS)
+        truth = torch.from_numpy(episode.observations["position"])
+        ends = [live.step(forecast, now) for forecast, now in zip(said, truth, strict=True)]
+        late = range(len(truth) // 2, len(truth) - 10)
+        wide = calibrated.half_width(0.9)[at]
+        for held, low, high in (
+            (live_held, [ends[t][0][at] for t in late], [ends[t][1][at] for t in late]),
+            (fixed_held, [said[t, at] - wide for t in late], [said[t, at] + wide for t in late]),
+        ):
+            outcome = truth[late.start + 10 : late.stop + 10]
+            held.append(float(((outcome >= torch.stack(low)) & (outcome <= torch.stack(high))).float().mean()))
+    low, high = bootstrap(live_held, np.random.default_rng(0))
+    yield Row(
+        id=f"trust.{layout}.drift",
+        value=float(np.mean(live_held)),
+        interval=(float(low), float(high)),
+        n=len(live_held),
+        seeds=(0,),
+        unit="share",
+        baselines={"as_calibrated": float(np.mean(fixed_held))},
+    )
 
 
 def about_events(part: str, layout: str, options: Options) -> Iterator[Row]:
@@ -407,6 +442,13 @@ def speed(layout: str, options: Options) -> Iterator[Row]:
     yield milliseconds(f"trust.{layout}.step_ms", times, (0,))
 
 
+def _errors(made: Trained, readout: Readout, episode: Episode) -> Tensor:
+    """(T, horizons, 2) px by which forecasts of an episode are off."""
+    seen = see(made.model, episode)
+    truth = torch.from_numpy(episode.observations["position"])
+    return errors_ahead(made.model, readout, seen.latents, seen.actions, truth, HORIZONS)
+
+
 def _auroc(plain: Array, event: Array) -> float:
     both = np.concatenate([plain, event])
     finite = np.nan_to_num(both, neginf=-1e300, posinf=1e300)
@@ -437,6 +479,7 @@ if __name__ == "__main__":
     measures = {
         "false_alarm": false_alarms,
         "coverage_90": coverage,
+        "drift": drift,
         **{part: functools.partial(about_events, part) for part in ("auroc", "detected_at_1pct", "kind_accuracy")},
         "where": where,
         "abstain": abstaining,

@@ -49,15 +49,18 @@ def test_what_has_ended_is_not_planned_and_changes_nothing_else(history: int) ->
 def test_traces_hold_what_happened() -> None:
     outcome = run_controller(PointTask(), range(4), controller(), keep=2)
     assert len(outcome.traces) == 2
-    for trace, steps in zip(outcome.traces, outcome.steps, strict=False):
+    assert len(outcome.plans) == 4
+    for trace, plans, steps in zip(outcome.traces, outcome.plans, outcome.steps, strict=False):
         places = trace.truth["place"]
         assert len(places) == steps + 1 == len(trace.observations["sensor"])
         np.testing.assert_allclose(places[0] + trace.actions.sum(0), places[-1])
         np.testing.assert_allclose(trace.observations["sensor"], places, atol=1e-6)
         assert np.linalg.norm(places[-1] - trace.goal["sensor"]) < 0.3
-        assert [made for made, _ in trace.plans] == [2 * (t // 2) for t in range(steps)]
-        made, latents = trace.plans[2]
-        np.testing.assert_allclose(places[made + 2], latents[0, 0].numpy(), atol=1e-5)
+        assert [made for made, _ in plans] == list(range(0, steps, 2))
+        made, plan = plans[2]
+        np.testing.assert_allclose(places[made], plan.latents[0, 0].numpy(), atol=1e-5)
+        np.testing.assert_allclose(places[made + 2], plan.latents[1, 0].numpy(), atol=1e-5)
+        np.testing.assert_allclose(trace.actions[made : made + 2].ravel(), plan.actions[0].numpy(), atol=1e-5)
 
 
 def test_random_actions_keep_to_the_bounds_and_the_seed() -> None:

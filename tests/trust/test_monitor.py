@@ -116,6 +116,10 @@ def test_what_does_not_fit_is_refused_in_words(made: Calibration) -> None:
     monitor.step(seen)
     with pytest.raises(DataError, match="step 1: the action since the last one expected"):
         monitor.step(seen)
+    with pytest.raises(DataError, match="observation 1 expected, 3 skips 2; `reset` begins anew"):
+        monitor.step(seen, episode.actions[0], number=3)
+    with pytest.raises(DataError, match="observation 1 expected, 0 was seen before"):
+        monitor.step(seen, episode.actions[0], number=0)
     with pytest.raises(SpecError, match="a finite action of shape"):
         monitor.step(seen, np.array([np.nan, 0.0]))
     with pytest.raises(SpecError, match="channel place is missing"):
@@ -137,4 +141,4 @@ def test_a_refused_step_changes_nothing(made: Calibration) -> None:
         for wrong in (np.array([np.nan, 0.0]), np.zeros(3)):
             with pytest.raises((SpecError, DataError)):
                 tried.step(seen, wrong)
-        assert tried.step(seen, action) == plain.step(seen, action)
+        assert tried.step(seen, action, number=t) == plain.step(seen, action)

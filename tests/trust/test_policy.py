@@ -18,6 +18,8 @@ from foretell.trust.support import Leaves
 class Script:
     """A monitor that finds what it is told to, step by step."""
 
+    reach = 3
+
     def __init__(self, *kinds: Kind | None) -> None:
         self.kinds = kinds
 
@@ -45,7 +47,7 @@ def modes(policy: Abstention) -> list[str]:
 
 def test_hands_over_at_once_and_for_some_steps_after() -> None:
     script = Script(None, "surprise", None, None, None, "missing", None)
-    assert modes(Abstention(script, rest=2)) == [  # type: ignore[arg-type]
+    assert modes(Abstention(script, careful=1, rest=2)) == [  # type: ignore[arg-type]
         "carry_on",
         "hand_over",
         "hand_over",
@@ -58,8 +60,22 @@ def test_hands_over_at_once_and_for_some_steps_after() -> None:
 
 def test_patience_slows_down_first() -> None:
     script = Script("novelty", "novelty", "novelty", None, "surprise")
-    found = modes(Abstention(script, patience=2, rest=0))  # type: ignore[arg-type]
+    found = modes(Abstention(script, careful=1, patience=2, rest=0))  # type: ignore[arg-type]
     assert found == ["slow_down", "slow_down", "hand_over", "carry_on", "slow_down"]
+
+
+def test_it_begins_with_care_and_again_after_handing_over_for_twice_as_long() -> None:
+    surprised = {4, 9}
+    script = Script(*("surprise" if t in surprised else None for t in range(22)))
+    policy = Abstention(script, careful=0.25, rest=2)  # type: ignore[arg-type]
+    state, shares = policy.start(), []
+    for t in range(22):
+        advice, state = policy.advise({"x": torch.zeros(1)}, {}, torch.zeros(1) if t else None, None, state)
+        shares.append({"carry_on": 1.0, "hand_over": 0.0}.get(advice.mode, advice.share))
+        if advice.share is not None:
+            assert advice.reasons == ("what the first actions lead to has not been judged yet",)
+    ready, over, care = [1.0], [0.0], [0.25] * Script.reach
+    assert shares == care + ready + over * 2 + care[:3] + over * 4 + care + ready * 6
 
 
 class Scripted:
@@ -76,7 +92,7 @@ def test_a_plan_that_leaves_training_is_followed_with_care_until_the_next() -> N
     plans = [Planned(torch.zeros(2, 1, 1), torch.full((1, 1), a)) for a in (0.0, 1.0, 0.0)]
     for leaving in ("slow_down", "hand_over", "carry_on"):
         script = Script(None, None, None, None, "missing")
-        policy = Abstention(script, support=Scripted(), leaving=leaving)  # type: ignore[arg-type]
+        policy = Abstention(script, careful=1, support=Scripted(), leaving=leaving)  # type: ignore[arg-type]
         state, found = policy.start(), []
         for t, plan in enumerate((plans[0], plans[1], None, plans[2], plans[1])):
             shown = {"x": torch.zeros(1)}
@@ -98,3 +114,9 @@ def test_an_unknown_mode_is_refused() -> None:
 def test_numbers_below_zero_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(SpecError, match=f"abstention: {next(iter(wrong))} of at least 0"):
         Abstention(Script(None), **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(SpecError, match="abstention: careful must be a share above 0, at most 1"):
+        Abstention(Script(None), careful=share)  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ class Demo(Command):
             "rmse": ahead["rmse_px"],
             "no_change": ahead["no_change_px"],
         }
-        console.print(figures("two rooms", result["planning"], forecast))
+        console.print(figures("two rooms", {**result, "forecast": forecast}))
         seconds, train = result["seconds"], result["train"]
         parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "total")
         console.print(

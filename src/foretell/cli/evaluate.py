@@ -75,9 +75,7 @@ class Evaluate(Command):
             title=f"{world.name.replace('_', ' ')}: evaluation of {self.run_folder.name}",
             command=f"foretell evaluate {self.run_folder} --episodes {self.episodes} --seed {context.seed}"
             f" --distance {self.distance}",
-            rollouts=imagined_rollouts(
-                found.model, recorded, made.planning.traces, made.planning.solved[: config.keep].tolist(), readout
-            ),
+            rollouts=imagined_rollouts(found.model, recorded, made.planning, readout),
             block=found.model.config.block,
             log=read_log(self.run_folder / LOG),
             stages=made.seconds,
@@ -89,14 +87,15 @@ class Evaluate(Command):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """The table, and where the report is."""
-        console.print(figures(result["world"], result["planning"], result["forecast"]))
+        console.print(figures(result["world"], result))
         console.print(f"wrote {result['run']}/evaluation.json and {result['run']}/report.html", soft_wrap=True)
 
 
-def figures(title: str, planning: Mapping[str, Any], forecast: Mapping[str, Any] | None) -> Any:
-    """A table of an evaluation: success beside its floors, forecasts, replanning."""
+def figures(title: str, result: Mapping[str, Any]) -> Any:
+    """A table of an evaluation: success beside its floors, forecasts, replanning, plans that leave training."""
     from foretell.evaluation.intervals import wilson
 
+    planning, forecast, leaving = result["planning"], result["forecast"], result["plans_leaving_training"]
     shown = table(title.replace("_", " "), "", "value>", "95% interval>")
     low, high = planning["interval"]
     shown.add_row(
@@ -118,6 +117,9 @@ def figures(title: str, planning: Mapping[str, Any], forecast: Mapping[str, Any]
             between = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
             shown.add_row(name, f"{forecast[key]:.2f} {unit}", between, style=style)
     shown.add_row("replanning, median", f"{planning['replan_ms']:.0f} ms", "")
+    if leaving is not None:
+        for what in ("states", "actions"):
+            shown.add_row(f"plans that leave the {what} seen in training", _share(leaving[what]["share"]), "")
     return shown
 
 

@@ -44,9 +44,7 @@ def run_demo(out: Path, *, seed: int, listener: Listener, settings: Experiment =
     started = time.perf_counter()
     done = run_experiment(settings, out, seed=seed, listener=listener)
     listener.say("writing the report")
-    kept = done.evaluation.planning.traces
-    solved = done.evaluation.planning.solved[: len(kept)].tolist()
-    rollouts = imagined_rollouts(done.model, done.recorded, kept, solved, done.readout)
+    rollouts = imagined_rollouts(done.model, done.recorded, done.evaluation.planning, done.readout)
     write_report(_page(done, rollouts, out, seed), out / "report.html")
     _picture(rollouts, out / PICTURE)
     seconds = {**done.seconds, "total": time.perf_counter() - started}
@@ -90,6 +88,7 @@ def _figures(done: Finished, seconds: dict[str, float]) -> dict[str, Any]:
             "rmse_px": ahead["rmse"],
             "no_change_px": ahead["no_change"],
         },
+        "plans_leaving_training": done.evaluation.to_json()["plans_leaving_training"],
         "train": {
             "seconds": done.seconds["train"],
             "frames_per_second": done.frames_per_second,

@@ -18,7 +18,7 @@ from foretell.evaluation.report import write_json
 from foretell.evaluation.runs import open_run
 from foretell.evaluation.suite import Evaluation, EvaluationConfig, Recorded, evaluate, readout_for
 from foretell.evaluation.trust import calibrate_run
-from foretell.model.checkpoint import save
+from foretell.model.checkpoint import load, save
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
 from foretell.training import TrainConfig, train
@@ -163,6 +163,7 @@ def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: L
         write_json(calibration, folder / RUN / CALIBRATION)
     if settings.trust:
         calibrate_run(folder / RUN, seed=seed)
+        parts = dict(load(folder / RUN).parts)
     lap("calibrate")
     evaluation = replace(settings.evaluation, seed=seed)
     measured = evaluate(run.model, parts, recorded, world, evaluation, readout=readout, say=listener.say)

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foretell.episodes.cache import Cache
-from foretell.evaluation.protocols import Trace
+from foretell.evaluation.protocols import Outcome, Trace
 from foretell.evaluation.report_parts import Rollout
 from foretell.evaluation.suite import Recorded
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
+from foretell.planning.guard import Planned
 
 READING = (
     "Left: what the camera saw, the way taken, and dotted the way that the plan in force imagines from here, as the"
@@ -30,9 +31,9 @@ def draws_path(readout: Readout | None) -> bool:
 
 
 def imagined_rollouts(
-    model: WorldModel, recorded: Recorded, traces: Sequence[Trace], solved: Sequence[bool], readout: Readout | None
+    model: WorldModel, recorded: Recorded, planning: Outcome, readout: Readout | None
 ) -> list[Rollout]:
-    """A rollout for the report from each trace; none where the spec has no colour image."""
+    """A rollout for the report from each trace of what was planned; none where the spec has no colour image."""
     images = [c for c in model.spec.observations if c.kind == "image" and c.shape[-1] == 3]
     if not images:
         return []
@@ -42,12 +43,12 @@ def imagined_rollouts(
         [cache.starts[i] + np.arange(recorded.store.lengths[i], dtype=np.int64) for i in recorded.training]
     )
     found = []
-    for number, (trace, reached) in enumerate(zip(traces, solved, strict=True)):
+    for number, trace in enumerate(planning.traces):
         nearest = torch.cdist(open_loop(model, trace).flatten(1).cpu(), library).argmin(dim=1).numpy()
         path = plans = None
         if readout is not None and draws_path(readout):
             path = trace.truth.get(readout.channel)
-            plans = _plans(trace, readout, model.config.block)
+            plans = _ahead(planning.plans[number], len(trace.actions) + 1, readout, model.config.block)
         found.append(
             Rollout(
                 frames=trace.observations[channel],
@@ -56,7 +57,7 @@ def imagined_rollouts(
                 path=path,
                 plans=plans,
                 caption=f"Episode {number + 1}",
-                reached=bool(reached),
+                reached=bool(planning.solved[number]),
             )
         )
     return found
@@ -88,16 +89,21 @@ def open_loop(model: WorldModel, trace: Trace) -> Tensor:
     return latents
 
 
-def _plans(trace: Trace, readout: Readout, block: int) -> NDArray[np.float64] | None:
-    """(T+1, K, 2) where the plan in force at each step leads from there; NaN for what it has already passed."""
-    if not trace.plans:
+def _ahead(
+    plans: Sequence[tuple[int, Planned]], steps: int, readout: Readout, block: int
+) -> NDArray[np.float64] | None:
+    """(steps, K, 2) where the plan in force at each step leads from there; NaN for what it has already passed, and at
+    the last step, when nothing is planned any more.
+    """
+    if not plans:
         return None
     device = readout.get_buffer("field_scale").device
-    count = len(trace.plans[0][1])
-    found = np.full((len(trace.actions) + 1, count, 2), np.nan)
-    for step, (made, latents) in enumerate(trace.plans[: len(found)]):
+    count = len(plans[0][1].actions)
+    found = np.full((steps, count, 2), np.nan)
+    for i, (made, plan) in enumerate(plans):
         with torch.no_grad():
-            places = readout(latents.to(device)).cpu().numpy()
-        ahead = made + block * np.arange(1, count + 1) > step
-        found[step, ahead] = places[ahead]
+            places = readout(plan.latents[1:].to(device)).cpu().numpy()
+        for step in range(made, plans[i + 1][0] if i + 1 < len(plans) else steps - 1):
+            ahead = made + block * np.arange(1, count + 1) > step
+            found[step, ahead] = places[ahead]
     return found

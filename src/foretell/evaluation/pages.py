@@ -9,6 +9,7 @@ import numpy as np
 
 from foretell.evaluation.imagination import READING
 from foretell.evaluation.machine import describe_machine, describe_versions
+from foretell.evaluation.plan_support import Leaving
 from foretell.evaluation.report_parts import (
     Chart,
     Comparison,
@@ -25,6 +26,7 @@ from foretell.evaluation.report_parts import (
     format_value,
 )
 from foretell.evaluation.suite import Evaluation
+from foretell.trust.support import KINDS, Leaves
 
 FLOORS = {
     "random": "random actions",
@@ -121,11 +123,35 @@ def _planning(made: Evaluation, rollouts: Sequence[Rollout], block: int) -> Sect
             reading="One problem at a time, on this machine.",
         )
     )
+    if made.leaving is not None:
+        panels.append(_leaving(made.leaving, len(rollouts)))
     return Section(
         title="Planning",
         reading="The goal is given as an observation. The controller imagines many plans with the model, executes the"
         " first actions of the best, looks, and plans again.",
         panels=panels,
+    )
+
+
+def _leaving(leaving: Leaving, shown: int) -> Table:
+    """Where plans leave training: all of them counted, and the first ones of the episodes shown above."""
+    rows = [
+        [f"all {leaving.plans:,} plans", "", f"{format_value(len(steps) / leaving.plans, 'share')} leave the {what}"]
+        for what in KINDS
+        for steps in [leaving.of(what)]
+    ]
+    first: dict[int, tuple[int, tuple[Leaves, ...]]] = {}
+    for problem, step, left in leaving.found:
+        if problem < shown:
+            first.setdefault(problem, (step, left))
+    rows += [[f"episode {i + 1}", f"step {step}", "; ".join(map(str, left))] for i, (step, left) in first.items()]
+    return Table(
+        title="Plans that leave training",
+        columns=["of", "planned at", "where"],
+        rows=rows,
+        reading=f"Of plans like the recorded episodes at most {format_value(leaving.level, 'share')} would be told to"
+        " leave the states, or the actions in states like these, that training covered. A plan that does is not wrong,"
+        " only less sure. Of each episode shown above the first such plan.",
     )
 
 

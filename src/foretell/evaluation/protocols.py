@@ -16,6 +16,7 @@ from foretell.errors import SpecError
 from foretell.evaluation.intervals import Interval, wilson
 from foretell.planning import Controller, Plan, State
 from foretell.planning.costs import towards
+from foretell.planning.guard import Planned
 from foretell.worlds import Scenes, Task
 
 Observations = Mapping[str, NDArray[Any]]
@@ -28,18 +29,16 @@ Policy = Callable[[Task, Scenes], Act]
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """One problem step by step: T actions, what was seen and true before and after each, and what was planned.
+    """One problem step by step: T actions, and what was seen and true before and after each.
 
     observations: by channel, (T+1, *shape). truth: by quantity, (T+1, F). actions: (T, A).
-    goal: by channel, (*shape). plans: per step, the latents (K, N, D) of the plan in force, and the step that
-    it was made at; empty for policies.
+    goal: by channel, (*shape).
     """
 
     observations: dict[str, NDArray[Any]]
     truth: dict[str, NDArray[np.float64]]
     actions: NDArray[np.float64]
     goal: dict[str, NDArray[Any]]
-    plans: tuple[tuple[int, Tensor], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +47,7 @@ class Outcome:
 
     solved: (B,) within the budget. steps: (B,) taken, up to the solution or the budget. budget: (B,).
     replan_ms: wall time of every replanning of the batch, all running problems together; empty for policies.
+    plans: of each problem, every plan and the step that it was made at; empty for policies.
     traces: the first problems, step by step.
     """
 
@@ -56,6 +56,7 @@ class Outcome:
     budget: NDArray[np.int64]
     seconds: float
     replan_ms: tuple[float, ...] = ()
+    plans: tuple[tuple[tuple[int, Planned], ...], ...] = ()
     traces: tuple[Trace, ...] = ()
 
     @property
@@ -87,16 +88,16 @@ def run_controller(
     """
     started = time.perf_counter()
     scenes = _reset(task, seeds)
-    driver = _Driver(controller, scenes, torch.Generator().manual_seed(seed), min(keep, len(seeds)))
-    solved, steps, kept = _run(task, scenes, driver, min(keep, len(seeds)))
-    traces = tuple(replace(t, plans=tuple(p)) for t, p in zip(kept, driver.plans, strict=True))
+    driver = _Driver(controller, scenes, torch.Generator().manual_seed(seed))
+    solved, steps, traces = _run(task, scenes, driver, min(keep, len(seeds)))
     return Outcome(
         solved=solved,
         steps=steps,
         budget=task.budget.copy(),
         seconds=time.perf_counter() - started,
         replan_ms=tuple(driver.replan_ms),
-        traces=traces,
+        plans=tuple(tuple(driver.plans.get(i, ())) for i in range(len(seeds))),
+        traces=tuple(traces),
     )
 
 
@@ -107,7 +108,7 @@ def replan_times(
     found: list[float] = []
     for one in seeds:
         scenes = _reset(task, [one])
-        driver = _Driver(controller, scenes, torch.Generator().manual_seed(seed), 0)
+        driver = _Driver(controller, scenes, torch.Generator().manual_seed(seed))
         _run(task, scenes, driver, 0, replans=count + 1 - len(found))
         found += driver.replan_ms
         if len(found) > count:
@@ -128,13 +129,10 @@ class _Driver:
     controller: Controller
     scenes: Scenes
     generator: torch.Generator
-    keep: int
     replan_ms: list[float] = field(default_factory=list)
+    plans: dict[int, list[tuple[int, Planned]]] = field(default_factory=dict)
     _state: State | None = None
     _running: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    def __post_init__(self) -> None:
-        self.plans: list[list[tuple[int, Tensor]]] = [[] for _ in range(self.keep)]
 
     def __call__(self, seen: Observations, step: int, running: NDArray[np.int64]) -> NDArray[np.float64]:
         state = self._state
@@ -149,10 +147,10 @@ class _Driver:
         result = actions.cpu().numpy().astype(np.float64)
         if after.planned_at == step:
             self.replan_ms.append(1e3 * (time.perf_counter() - started))
-        if after.imagined is not None:
-            for place, problem in enumerate(running):
-                if problem < self.keep:
-                    self.plans[problem].append((after.planned_at, after.imagined[place].cpu()))
+        for problem, plan in zip(running.tolist(), self.controller.planned(after), strict=True):
+            if plan is not None:
+                kept = Planned(plan.latents.cpu(), plan.actions.cpu())
+                self.plans.setdefault(problem, []).append((step, kept))
         self._state, self._running = after, running
         return result
 

@@ -15,6 +15,7 @@ from foretell.episodes.store import EpisodeStore
 from foretell.errors import SpecError
 from foretell.evaluation.baselines import RandomActions, fit_inverse_dynamics, straight
 from foretell.evaluation.forecast import Forecasts, forecast
+from foretell.evaluation.plan_support import LEVEL, Leaving, plans_that_leave
 from foretell.evaluation.protocols import Outcome, replan_times, run_controller, run_policy
 from foretell.model.distance import TemporalDistance
 from foretell.model.readout import Readout
@@ -22,6 +23,8 @@ from foretell.model.world_model import WorldModel
 from foretell.planning import ICEM, Controller, ControllerConfig, Planner, squared_distance
 from foretell.planning.guard import Guard
 from foretell.readout import fit_readout
+from foretell.trust.conformal import needed
+from foretell.trust.support import KINDS, Support
 from foretell.worlds import World
 
 _PROBLEMS = 1_000_000
@@ -78,7 +81,10 @@ class Recorded:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was measured. floors: by name. replan_ms: (n,) single replannings. forecasts: None without quantities."""
+    """What was measured. floors: by name. replan_ms: (n,) single replannings. forecasts: None without quantities.
+
+    leaving: plans that leave training; None where the run has no plan support, or too few plans to calibrate it.
+    """
 
     planning: Outcome
     floors: dict[str, Outcome]
@@ -86,6 +92,7 @@ class Evaluation:
     forecasts: Forecasts | None
     config: EvaluationConfig
     seconds: dict[str, float]
+    leaving: Leaving | None = None
 
     def planning_json(self) -> dict[str, Any]:
         """success, interval, episodes, the floors by name, replan_ms (the median)."""
@@ -122,6 +129,7 @@ class Evaluation:
         return {
             "planning": planning,
             "forecast": self.forecast_json(),
+            "plans_leaving_training": None if self.leaving is None else self.leaving.to_json(),
             "task": dict(self.config.task),
             "seed": self.config.seed,
             "seconds": dict(self.seconds),
@@ -208,6 +216,8 @@ def evaluate(
     started = time.perf_counter()
     planning = run_controller(task, problems, controller, seed=config.seed, keep=config.keep)
     timed("planning", started)
+    support = parts.get("support")
+    judged = isinstance(support, Support) and support.plans >= needed(LEVEL / len(KINDS)) and any(planning.plans)
     return Evaluation(
         planning=planning,
         floors=floors,
@@ -215,4 +225,5 @@ def evaluate(
         forecasts=made,
         config=config,
         seconds=seconds,
+        leaving=plans_that_leave(support, planning.plans) if isinstance(support, Support) and judged else None,
     )

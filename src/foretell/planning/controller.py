@@ -133,9 +133,9 @@ class Controller:
     what they lead to together, such as `trust.support.Support.inside`, which keeps plans to what training covered.
     propose: offers plans to the planner at each replanning (an inverse-dynamics policy, a retrieved plan).
     scale: (A,) typical size of the actions, used where they have no bounds; 1 unless given.
-    guard: may slow an episode down (halfway from the spec's safe action to the planned one) or hand it over to the
-    safe action altogether. Raises SpecError where the spec names no actions, or none that is safe beside a guard, or
-    a plan ends before the next one is made.
+    guard: may slow an episode down (part of the way from the spec's safe action to the planned one) or hand it over
+    to the safe action altogether. Raises SpecError where the spec names no actions, or none that is safe beside a
+    guard, or a plan ends before the next one is made.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class Controller:
     ) -> tuple[Tensor, State]:
         """The actions as the guard lets them pass."""
         assert self.guard is not None
-        plans = self._just_planned(state)
+        plans = self.planned(state)
         advice, guarded = [], []
         for i, known in enumerate(state.guarded):
             said, now = self.guard.advise(
@@ -255,12 +255,13 @@ class Controller:
             advice.append(said)
             guarded.append(now)
         safe = actions.new_tensor(self.spec.action.safe)
-        share = actions.new_tensor([_SHARES[said.mode] for said in advice])[:, None]
+        shares = [_SHARES[said.mode] if said.share is None else said.share for said in advice]
+        share = actions.new_tensor(shares)[:, None]
         actions = torch.lerp(safe.expand_as(actions), actions, share)
         return actions, replace(state.executed(actions), guarded=tuple(guarded), advice=tuple(advice))
 
-    def _just_planned(self, state: State) -> list[Planned | None]:
-        """The plan of each episode where it was made at the step just taken."""
+    def planned(self, state: State) -> list[Planned | None]:
+        """The plan of each episode where it was made at the step just taken; None where an earlier one is followed."""
         if state.plan is None or state.imagined is None or state.planned_at != state.time - 1:
             return [None] * state.batch
         latents = torch.cat([state.latents[-1][:, None], state.imagined], dim=1)

@@ -13,10 +13,14 @@ Mode = Literal["carry_on", "slow_down", "hand_over"]
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do now, and why, in words for people."""
+    """What to do now, and why, in words for people.
+
+    share: of the way from the safe action to the planned one; None: 1 to carry on, 1/2 to slow down, 0 to hand over.
+    """
 
     mode: Mode = "carry_on"
     reasons: tuple[str, ...] = ()
+    share: float | None = None
 
 
 @dataclass(frozen=True)

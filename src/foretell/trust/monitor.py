@@ -70,6 +70,7 @@ class Monitor:
     """Watches one stream in constant time and memory per step.
 
     level: share of ordinary episodes that may alarm. A stream is an episode: `reset` begins another.
+    reach: raw steps that a verdict looks back.
     Raises SpecError for a level outside (0, 1), DataError where the calibration cannot give it.
     """
 
@@ -78,7 +79,7 @@ class Monitor:
         self.model, self.calibration, self.level = model, calibration.cpu(), level
         self._early = calibration.thresholds(level, 0)
         self._late = calibration.thresholds(level, calibration.length)
-        self._reach = calibration.reach(model)
+        self.reach = calibration.reach(model)
         self.state = Watched()
 
     def reset(self) -> None:
@@ -90,14 +91,20 @@ class Monitor:
         observation: Mapping[str, NDArray[Any]],
         action: NDArray[Any] | None = None,
         valid: Mapping[str, NDArray[Any]] | None = None,
+        *,
+        number: int | None = None,
     ) -> Verdict:
         """The verdict on what is seen now.
 
         observation: by channel, (*shape) in raw units. action: (A,) raw, the one that led here from the observation
         before; None at the first step. valid: by channel, a bool or (F,) of them; values that are not finite count as
-        missing. Raises SpecError, naming the channel, for what does not fit the spec, DataError for an action at the
-        first step or none later: a step was skipped or told twice. What is refused changes nothing.
+        missing. number: of the observation, where the stream counts them from 0, so that none is skipped or told twice.
+        Raises SpecError, naming the channel, for what does not fit the spec, DataError for an action at the
+        first step, none later, or another number than the next. What is refused changes nothing.
         """
+        if number is not None and number != self.state.step:
+            told = "was seen before" if number < self.state.step else f"skips {number - self.state.step}"
+            raise DataError(f"monitor: observation {self.state.step} expected, {number} {told}; `reset` begins anew")
         verdict, self.state = self.judge(self.state, observation, action, valid)
         return verdict
 
@@ -118,10 +125,10 @@ class Monitor:
         seen = see(self.model, shown)
         now = replace(
             state,
-            latents=(*state.latents, seen.latents[0])[-self._reach - 1 :],
-            missing=(*state.missing, bool(seen.missing.any()))[-self._reach - 1 :],
-            actions=(*state.actions, *taken)[-self._reach :],
-            shown=(*state.shown, shown)[-self._reach - 1 :],
+            latents=(*state.latents, seen.latents[0])[-self.reach - 1 :],
+            missing=(*state.missing, bool(seen.missing.any()))[-self.reach - 1 :],
+            actions=(*state.actions, *taken)[-self.reach :],
+            shown=(*state.shown, shown)[-self.reach - 1 :],
         )
         surprise = self.calibration.surprise(self.model, *_lately(now))[-1]
         return self._verdict(now, surprise, self.calibration.new(seen.early, seen.missing)[0])

@@ -16,30 +16,37 @@ from foretell.trust.support import Leaves, Support
 
 @dataclass(frozen=True)
 class Watching:
-    """A stream's state, for how many steps on end it was not to be trusted, and for how many it stays handed over.
+    """What is known of one episode.
 
+    doubted: steps on end in which it was not to be trusted. handed: steps for which it stays handed over; times: how
+    often it has been. acted: steps in which the controller acted since the start, or since it was handed over.
     left: where the plan that is followed leaves what training covered.
     """
 
     watched: Watched
     doubted: int = 0
     handed: int = 0
+    times: int = 0
+    acted: int = 0
     left: tuple[Leaves, ...] = ()
 
 
 class Abstention:
     """Hands over while the monitor finds surprise or novelty, and slows down while a channel is missing.
 
-    patience: untrusted steps on end during which it only slows down. rest: steps for which it stays handed over once
-    it has been, so that it does not act on every lull. support: looks at plans, too, at its own `level`; leaving: what
-    to do while a plan is followed that leaves what training covered. Raises SpecError for numbers below 0 and an
-    unknown mode, DataError where calibration plans are too few for the level.
+    careful: share of each action that is executed until what the first ones led to has been judged, at the start and
+    after each time that it was handed over: a broken actuator shows by its doings only, and a safe action may hide it.
+    patience: untrusted steps on end during which it only slows down. rest: steps for which it stays handed over; each
+    time twice as many. support: looks at plans, too, at its own `level`; leaving: what to do while a plan is followed
+    that leaves what training covered. Raises SpecError for numbers below 0, a share above 1 and an unknown mode,
+    DataError where calibration plans are too few for the level.
     """
 
     def __init__(
         self,
         monitor: Monitor,
         *,
+        careful: float = 0.25,
         patience: int = 0,
         rest: int = 10,
         support: Support | None = None,
@@ -54,7 +61,9 @@ class Abstention:
         for name, value in (("patience", patience), ("rest", rest)):
             if value < 0:
                 raise SpecError(f"abstention: {name} of at least 0 expected, got {value!r}")
-        self.monitor, self.patience, self.rest = monitor, patience, rest
+        if not 0 < careful <= 1:
+            raise SpecError(f"abstention: careful must be a share above 0, at most 1, got {careful!r}")
+        self.monitor, self.careful, self.patience, self.rest = monitor, careful, patience, rest
 
     def start(self) -> Watching:
         """Of an episode before its first observation."""
@@ -77,16 +86,33 @@ class Abstention:
         )
         doubted = 0 if verdict.trusted else state.doubted + 1
         serious = verdict.kind in ("surprise", "novelty") and doubted > self.patience
-        handed = self.rest if serious else max(0, state.handed - 1)
+        handed, times = max(0, state.handed - 1), state.times
+        if serious:
+            times += state.handed == 0
+            handed = max(handed, self.rest * 2 ** (times - 1))
         left = state.left
         if plan is not None and self.support is not None:
             left = self.support.leaves(plan.latents.cpu(), plan.actions.cpu(), level=self.level)
-        now = replace(state, watched=watched, doubted=doubted, handed=handed, left=left)
-        modes: list[Mode] = ["carry_on" if verdict.trusted else "slow_down"]
+        abstains = bool(serious or handed)
+        unchecked = self.careful < 1 and state.acted < self.monitor.reach
+        modes: list[Mode] = ["carry_on" if verdict.trusted and not unchecked else "slow_down"]
         reasons = [*verdict.reasons, *map(str, left)]
-        if serious or handed:
+        if abstains:
             modes.append("hand_over")
             reasons = reasons or ["not trusted a moment ago"]
+        elif unchecked:
+            reasons = reasons or ["what the first actions lead to has not been judged yet"]
         if left:
             modes.append(self.leaving)
-        return Advice(max(modes, key=get_args(Mode).index), tuple(reasons)), now
+        mode = max(modes, key=get_args(Mode).index)
+        now = replace(
+            state,
+            watched=watched,
+            doubted=doubted,
+            handed=handed,
+            times=times,
+            acted=0 if mode == "hand_over" else state.acted + 1,
+            left=left,
+        )
+        share = self.careful if unchecked and mode == "slow_down" else None
+        return Advice(mode, tuple(reasons), share), now

@@ -107,18 +107,23 @@ class Support(nn.Module):
         calibration episodes that may be told to leave, half of it for each kind.
         Raises DataError where calibration plans are too few for it.
         """
+        (found,) = self.all_leaves(latents[None], plan[None], level=level)
+        return found
+
+    def all_leaves(self, latents: Tensor, plans: Tensor, *, level: float = 0.05) -> list[tuple[Leaves, ...]]:
+        """`leaves` of each of M plans: latents (M, K + 1, N, D), plans (M, K, block * A)."""
         limits = self.limits(level)
-        states, actions = self.multiples(latents, plan)
-        found = []
+        states, actions = self.multiples(latents, plans)
         # A state is reached with the last action of its block.
-        for kind, far in enumerate((states.repeat_interleave(self.block), actions.flatten())):
+        reached = torch.zeros_like(actions)
+        reached[..., -1] = states
+        found: list[list[Leaves]] = [[] for _ in plans]
+        for kind, far in enumerate((reached.flatten(1), actions.flatten(1))):
             out = far > limits[kind]
-            if kind == 0:
-                out &= (torch.arange(len(far)) + 1) % self.block == 0
-            if bool(out.any()):
-                p = p_values(self.get_buffer("furthest")[kind], far.max())
-                found.append(Leaves(int(out.float().argmax()) + 1, KINDS[kind], float(p)))
-        return tuple(sorted(found, key=lambda leaves: leaves.step))
+            p = p_values(self.get_buffer("furthest")[kind], far.amax(1))
+            for i in out.any(1).nonzero()[:, 0].tolist():
+                found[i].append(Leaves(int(out[i].float().argmax()) + 1, KINDS[kind], float(p[i])))
+        return [tuple(sorted(each, key=lambda leaves: leaves.step)) for each in found]
 
     def inside(self, weight: float, *, level: float = 0.05) -> Callable[[Tensor, Tensor], Tensor]:
         """A cost for planners: `weight` times how far plans go beyond the limits of `leaves`, summed over steps.
