@@ -53,7 +53,7 @@ from foretell.worlds.two_rooms.simulator import shortest_steps
 
 HORIZONS = (1, 5, 10, 25, 50)
 LAYOUTS: dict[str, Experiment] = {"fixed": DEMO, "random": RANDOM}
-CALIBRATION, ORDINARY, EVENT, LONG, MODES = 90_001, 90_002, 90_003, 90_004, 90_005
+CALIBRATION, ORDINARY, EVENT, LONG, MODES, LEARNING = 90_001, 90_002, 90_003, 90_004, 90_005, 90_006
 """Seeds of what is recorded for it; the training's is 0."""
 Array = NDArray[np.float64]
 Score = Callable[[Episode, Seen], Array]
@@ -61,12 +61,13 @@ Score = Callable[[Episode, Seen], Array]
 
 @dataclass(frozen=True)
 class Counts:
-    """Episodes: to calibrate on, ordinary ones to test, of each event, long ones, for the baselines, to act in, that
-    drift.
+    """Episodes: to learn residuals from, to calibrate on, ordinary ones to test, of each event, long ones, for the
+    baselines, to act in, that drift.
 
     level: share of ordinary episodes that may alarm; `detected_at_1pct` says what it is but in quick runs.
     """
 
+    learning: int = 2000
     calibration: int = 1000
     ordinary: int = 2000
     event: int = 100
@@ -112,7 +113,7 @@ class Watched:
 def trained(layout: str, options: Options) -> Trained:
     """Record, train and calibrate."""
     settings = small(LAYOUTS[layout]) if options.quick else LAYOUTS[layout]
-    counts = Counts(40, 6, 2, 2, 40, 2, 2, level=0.2) if options.quick else Counts()
+    counts = Counts(40, 40, 6, 2, 2, 40, 2, 2, level=0.2) if options.quick else Counts()
     kept = tempfile.TemporaryDirectory()
     folder = Path(kept.name)
     lines = Lines()
@@ -124,7 +125,11 @@ def trained(layout: str, options: Options) -> Trained:
     lines.say("fitting and calibrating trust")
     some = record.training[:400]
     fitted = fit(
-        found.model, (see(found.model, store.read(i)) for i in some), seed=0, steps=20 if options.quick else 1500
+        found.model,
+        (see(found.model, store.read(i)) for i in some),
+        (see(found.model, e) for e in random_walks(scene, counts.learning, seed=LEARNING)),
+        seed=0,
+        steps=20 if options.quick else 1500,
     )
     trust = calibrate(
         fitted,

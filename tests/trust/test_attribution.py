@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.trust.samples import BLOCK, SPEC, episodes, jumped, model, seen
+from tests.trust.samples import SPEC, episodes, jumped, model, seen
 
 from foretell.errors import SpecError
 from foretell.trust.attribution import attribute_novelty, attribute_surprise
@@ -69,10 +69,10 @@ def test_a_novelty_in_a_picture_lies_where_it_is(fitted: Calibration) -> None:
     assert found.top(FIELDS) == "camera"
 
 
-def test_where_nothing_changed_the_derivative_alone_counts_and_the_first_block_has_none(fitted: Calibration) -> None:
+def test_where_nothing_changed_the_derivative_alone_counts_and_the_first_step_has_none(fitted: Calibration) -> None:
     episode = next(episodes(1, seed=6))
     frozen = {n: np.repeat(x[:1], len(x), 0) for n, x in episode.observations.items()}
     found = attribute_surprise(model(), fitted, replace(episode, observations=frozen), 8)
     assert sum(found.channels.values()) == pytest.approx(1, abs=1e-5)
-    with pytest.raises(SpecError, match="a step that a prediction reaches expected, got step 1"):
-        attribute_surprise(model(), fitted, episode, BLOCK - 1)
+    with pytest.raises(SpecError, match="a step that a prediction reaches expected, got step 0"):
+        attribute_surprise(model(), fitted, episode, 0)

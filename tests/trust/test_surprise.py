@@ -11,14 +11,16 @@ from foretell.errors import DataError, SpecError
 from foretell.trust.residuals import Residuals
 from foretell.trust.surprise import ResidualLaw, fit_residual_law
 
+VIEWS = 2
+
 
 def sample(count: int, seed: int) -> Residuals:
     """Three correlated values, ten times as large where the first given value is above 0, and off by the second."""
     generator = torch.Generator().manual_seed(seed)
-    given = torch.randn(count, 1, 4, generator=generator)
+    given = torch.randn(count, VIEWS, 7, generator=generator)
     mix = torch.tensor([[1.0, 0.9, 0.0], [0.0, 0.5, 0.2], [0.0, 0.0, 0.3]])
     size = torch.where(given[..., :1] > 0, 10.0, 1.0)
-    values = (torch.randn(count, 1, 3, generator=generator) * size) @ mix
+    values = (torch.randn(count, VIEWS, 3, generator=generator) * size) @ mix
     return Residuals(values + given[..., 1:2], given)
 
 
@@ -29,30 +31,37 @@ def law() -> ResidualLaw:
 
 def test_scores_follow_the_law_that_made_the_residuals(law: ResidualLaw) -> None:
     fresh = sample(4000, 1)
-    scores = law(fresh.values, fresh.given) * law.get_buffer("ordinary")
-    calm = fresh.given[:, 0, 0] < -0.2
-    rough = fresh.given[:, 0, 0] > 0.2
+    scores = law.distance(law.whitened(fresh.values), fresh.given)
+    calm, rough = fresh.given[..., 0] < -0.2, fresh.given[..., 0] > 0.2
     # Chi-squared with 3 degrees of freedom: mean 3, in calm and rough places alike.
     assert float(scores[calm].mean()) == pytest.approx(3, rel=0.2)
     assert float(scores[rough].mean()) == pytest.approx(3, rel=0.2)
-    assert float(law.get_buffer("ordinary")[0]) == pytest.approx(11.3, rel=0.35)
+    for ordinary in law.get_buffer("ordinary").tolist():
+        assert ordinary == pytest.approx(11.3, rel=0.35)
+    largest = (scores / law.get_buffer("ordinary")).amax(-1)
+    assert torch.allclose(law(fresh.values, fresh.given), largest, atol=1e-5)
 
 
 def test_an_error_that_is_ordinary_in_rough_places_is_a_surprise_in_calm_ones(law: ResidualLaw) -> None:
-    values = torch.tensor([[[5.0, 5.0, 1.0]]])
-    calm, rough = torch.tensor([[[-1.0, 0, 0, 0]]]), torch.tensor([[[1.0, 0, 0, 0]]])
+    values = torch.tensor([[[5.0, 5.0, 1.0]] * VIEWS])
+    calm, rough = (torch.tensor([[[x, 0, 0, 0, 0, 0, 0]] * VIEWS]) for x in (-1.0, 1.0))
     assert float(law(values, calm)) > 1 > float(law(values, rough))
 
 
-def test_the_longest_prediction_that_reaches_counts_and_none_gives_nan(law: ResidualLaw) -> None:
-    two = ResidualLaw(size=3, action=1, blocks=2)
-    two.requires_grad_(False)
-    values, given = torch.randn(3, 2, 3), torch.randn(3, 2, 4)
+def test_views_that_reach_count_and_none_gives_nan() -> None:
+    law = ResidualLaw(size=3, action=1, blocks=1)
+    values, given = torch.randn(3, VIEWS, 3), torch.randn(3, VIEWS, 7)
     values[0], values[1, 1] = math.nan, math.nan
     given[0], given[1, 1] = math.nan, math.nan
-    found = two(values, given)
+    values.requires_grad_(True)
+    found = law(values, given)
     assert math.isnan(found[0])
-    assert bool(found[1:].isfinite().all())
+    each = law.distance(law.whitened(values[1:]), given[1:])
+    assert float(found[1]) == pytest.approx(float(each[0, 0]))
+    assert float(found[2]) == pytest.approx(float(each[1].max()))
+    (slope,) = torch.autograd.grad(found[1], values)
+    assert bool(slope.isfinite().all())
+    assert bool((slope[1, 0] != 0).all())
 
 
 def test_the_same_seed_gives_the_same_law_and_it_comes_back_from_its_description() -> None:
@@ -69,7 +78,7 @@ def test_the_same_seed_gives_the_same_law_and_it_comes_back_from_its_description
 
 
 def test_nothing_to_learn_from_is_refused() -> None:
-    nothing = Residuals(torch.full((4, 1, 3), math.nan), torch.full((4, 1, 4), math.nan))
+    nothing = Residuals(torch.full((4, VIEWS, 3), math.nan), torch.full((4, VIEWS, 7), math.nan))
     for found in ([], [nothing]):
         with pytest.raises(DataError, match="episodes longer than the longest prediction expected"):
             fit_residual_law(found, action=1, seed=0)

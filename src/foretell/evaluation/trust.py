@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from foretell.episodes.store import EpisodeStore
@@ -17,7 +18,7 @@ from foretell.model.world_model import WorldModel
 from foretell.readout import channel_values, fit_readout
 from foretell.spec import Episode
 from foretell.training import TrainRecord
-from foretell.trust.calibration import Calibration, Seen, calibrate, fit, require_episodes, see
+from foretell.trust.calibration import Calibration, Seen, calibrate, enough, fit, refit, require_episodes, see
 from foretell.trust.intervals import Intervals, errors_ahead, fit_intervals
 from foretell.trust.monitor import Monitor, Verdict
 from foretell.trust.support import Support, calibrate_support, fit_support
@@ -25,6 +26,8 @@ from foretell.trust.support import Support, calibrate_support, fit_support
 PART, SUPPORT = "trust", "support"
 FIT_ON = 400
 """Training episodes that surprise and novelty are fitted on, at most."""
+MANY = 1000
+"""Calibration episodes from which on half of them tell what residuals are like on episodes not trained on."""
 LONGEST, PER_EPISODE = 50, 4
 """Steps of the longest intervals that travel with a run; errors kept of each calibration episode."""
 
@@ -53,7 +56,8 @@ def calibrate_run(
     p-values and alarms, plan support, and intervals around readouts.
 
     store: the episodes to calibrate on; None: those that the run held out. Of the run's own store only the held-out
-    ones are taken. level: of alarms that must be possible. training_store: where the episodes of the training are
+    ones are taken. From `MANY` on, half of them teach what residuals are like where the model was not trained, and the
+    others calibrate. level: of alarms that must be possible. training_store: where the episodes of the training are
     now, if not where they were. Returns a JSON-serialisable summary.
     Raises DataError where episodes are too few, gone, or among those that the run was trained on.
     """
@@ -62,11 +66,16 @@ def calibrate_run(
     found.model.spec.require(own.spec, str(own.path))
     episodes = unseen(own, record, run)
     require_episodes(len(episodes), level)
+    apart, episodes = _apart(episodes, level, seed)
+    elsewhere = (see(found.model, own.read(i)) for i in apart)
     fitted, support = found.parts.get(PART), found.parts.get(SUPPORT)
+    if isinstance(fitted, Calibration) and apart:
+        say(f"learning what residuals are like on {len(apart):,} episodes of {own.path}")
+        fitted = refit(fitted, found.model, elsewhere, seed=seed)
     if not isinstance(fitted, Calibration):
         say("fitting surprise, novelty and plan support on the training episodes")
         passed = _Passing(found.model, _training(record, run, training_store))
-        fitted = fit(found.model, passed, seed=seed)
+        fitted = fit(found.model, passed, elsewhere, seed=seed)
         support = _possible(say, partial(fit_support, found.model, passed.latents, passed.actions, seed=seed))
     say(f"calibrating on {len(episodes):,} episodes of {own.path}")
     passed = _Passing(found.model, (own.read(i) for i in episodes))
@@ -95,6 +104,15 @@ def calibrate_run(
         "steps": made.length,
         "plans": support.plans if isinstance(support, Support) else 0,
     }
+
+
+def _apart(episodes: Sequence[int], level: float | None, seed: int) -> tuple[list[int], list[int]]:
+    """Of calibration episodes those to learn residuals from, none unless there are many, and those to calibrate on."""
+    half = len(episodes) // 2
+    if len(episodes) < MANY or not enough(len(episodes) - half, level):
+        return [], list(episodes)
+    drawn = np.random.default_rng([seed, 0xA9A]).permutation(np.asarray(episodes)).tolist()
+    return sorted(drawn[:half]), sorted(drawn[half:])
 
 
 def _readout(model: WorldModel, record: TrainRecord, run: Path, moved: Path | None, seed: int) -> Readout:

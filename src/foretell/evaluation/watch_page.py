@@ -168,7 +168,7 @@ def _depends(
     """What the score of that kind depends on at a step; None where nothing predicted it."""
     if kind == "novelty":
         return attribute_novelty(model, calibration, episode, step)
-    if step < model.config.block * model.config.history:
+    if step == 0:
         return None
     return attribute_surprise(model, calibration, episode, step, seen)
 

@@ -49,17 +49,17 @@ def attribute_surprise(
     model: WorldModel, calibration: Calibration, episode: Episode, step: int, seen: Seen | None = None
 ) -> Attribution:
     """What the surprise at a step depends on: its derivative by what is seen then, times how far that is from what was
-    seen a block before ("gradient x difference", the first-order part of Integrated Gradients, Sundararajan et al.
-    2017, arXiv 1703.01365). Where nothing changed at all, the derivative alone.
+    seen a block before, or at first ("gradient x difference", the first-order part of Integrated Gradients,
+    Sundararajan et al. 2017, arXiv 1703.01365). Where nothing changed at all, the derivative alone.
 
-    seen: of the episode, if it is at hand. Raises SpecError for a step that nothing predicted.
+    seen: of the episode, if it is at hand. Raises SpecError for the first step, which nothing predicted.
     """
+    if step == 0:
+        raise SpecError("attribution: a step that a prediction reaches expected, got step 0")
     seen = see(model, episode) if seen is None else seen
     found = residuals(model, seen.latents, seen.actions, calibration.law.blocks)
     values, given = found.values[step], found.given[step]
-    if bool(values[0].isnan().any()):
-        raise SpecError(f"attribution: a step that a prediction reaches expected, got step {step}")
-    now, before = _step(model, episode, step), _step(model, episode, step - model.config.block)
+    now, before = _step(model, episode, step), _step(model, episode, max(0, step - model.config.block))
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_(True) for x, _ in now]
         latent = model.encode_normalised(zip(inputs, (m for _, m in now), strict=True))[0]

@@ -100,14 +100,16 @@ class Calibration(nn.Module):
 
     @torch.no_grad()
     def surprise(self, model: WorldModel, latents: Tensor, gone: Tensor, actions: Tensor) -> Tensor:
-        """Scores (T,) of latents (T, N, D) and the actions between them (T - 1 or more, A); NaN where nothing
-        predicted them, or a channel was missing (`gone`, (T,)) in what did.
+        """Scores (T,) of latents (T, N, D) and the actions between them (T - 1 or more, A), of what was predicted from
+        steps without a missing channel (`gone`, (T,)) only; NaN at a first step and where a channel is missing.
         """
         found = residuals(model, latents, actions, self.law.blocks)
-        affected = gone.clone()
-        for back in range(model.config.block, self.reach(model) + 1, model.config.block):
-            affected[back:] |= gone[: max(0, len(gone) - back)]
-        return torch.as_tensor(self.law(found.values, found.given)).masked_fill(affected, math.nan)
+        block, history = model.config.block, model.config.history
+        looks = [range(0, (k + history) * block, block) for k in range(1, self.law.views)] + [range(3)]
+        for k, backs in enumerate(looks):
+            for back in backs:
+                found.values[back:, k][gone[: max(0, len(gone) - back)]] = math.nan
+        return torch.as_tensor(self.law(found.values, found.given))
 
     @torch.no_grad()
     def new(self, early: Sequence[Tensor], missing: Tensor) -> Tensor:
@@ -250,10 +252,15 @@ def shown(model: WorldModel, episode: Episode, steps: slice) -> list[tuple[Tenso
     return list(model.normalised({n: v if v.dtype == torch.uint8 else v.float() for n, v in values.items()}, masks))
 
 
-def fit(model: WorldModel, episodes: Iterable[Seen], *, seed: int, steps: int = 1500) -> Calibration:
-    """What residuals and first features are like in the episodes that the model was trained on; not calibrated yet.
+def fit(
+    model: WorldModel, episodes: Iterable[Seen], unseen: Iterable[Seen] = (), *, seed: int, steps: int = 1500
+) -> Calibration:
+    """What first features and residuals are like; not calibrated yet.
 
-    steps: of the optimiser. Raises DataError where the episodes are too short to predict anything in.
+    episodes: that the model was trained on. unseen: others, where there are hundreds of them: residuals are smaller in
+    training episodes, so that a law learned on those finds too much surprising elsewhere and, once calibrated, too
+    little of what is. They may not be calibrated on, too. steps: of the optimiser.
+    Raises DataError where the episodes are too short to predict anything in.
     """
     found: list[Residuals] = []
     features: list[list[Tensor]] = [[] for _ in model.spec.observations]
@@ -269,8 +276,19 @@ def fit(model: WorldModel, episodes: Iterable[Seen], *, seed: int, steps: int = 
         if not any(map(len, parts)):
             raise DataError(f"trust: channel {channel.name} is missing in every step of the training episodes")
         novelty.append(fit_novelty(channel.name, torch.cat(parts)))
-    law = fit_residual_law(found, action=model.action_size, seed=seed, steps=steps)
+    elsewhere = _residuals(model, unseen)
+    law = fit_residual_law(elsewhere or found, action=model.action_size, seed=seed, steps=steps)
     return Calibration(law, novelty)
+
+
+def refit(fitted: Calibration, model: WorldModel, unseen: Iterable[Seen], *, seed: int) -> Calibration:
+    """The same, not calibrated, with residuals as they are in these episodes, which the model was not trained on."""
+    law = fit_residual_law(_residuals(model, unseen), action=model.action_size, seed=seed)
+    return Calibration(law, fitted.channels)
+
+
+def _residuals(model: WorldModel, episodes: Iterable[Seen]) -> list[Residuals]:
+    return [residuals(model, seen.latents, seen.actions, BLOCKS) for seen in episodes]
 
 
 def calibrate(
@@ -312,11 +330,17 @@ def require_episodes(total: int, level: float | None = None) -> None:
     """Raise DataError, saying how many are needed, where so many episodes cannot calibrate alarms at that level."""
     if total < 3:
         raise DataError(f"calibration: at least 3 episodes expected, there are {total}")
-    if level is not None and total - _for_steps(total) < needed(SHARE * level):
-        least = next(n for n in range(total, 10**9) if n - _for_steps(n) >= needed(SHARE * level))
+    if not enough(total, level):
+        assert level is not None
+        least = next(n for n in range(total, 10**9) if enough(n, level))
         raise DataError(
             f"calibration: alarms at a level of {level:g} need at least {least} calibration episodes, there are {total}"
         )
+
+
+def enough(total: int, level: float | None) -> bool:
+    """Whether so many calibration episodes allow alarms at a level, if any is asked for."""
+    return level is None or total - _for_steps(total) >= needed(SHARE * level)
 
 
 def _for_steps(total: int) -> int:

@@ -1,4 +1,4 @@
-"""Residuals: what was seen minus what the model had predicted for it, over one block and over several."""
+"""Residuals: what was seen minus what was expected, over one block, over several, and over a single raw step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from foretell.model.world_model import WorldModel
 
 @dataclass(frozen=True)
 class Residuals:
-    """Of T raw steps, over 1 to K blocks; S = N * D.
+    """Of T raw steps, in V = K + 1 views: over 1 to K blocks, and over one raw step; S = N * D, A = block * actions.
 
-    values: (T, K, S) latent seen minus latent predicted. given: (T, K, S + A) what the last step of the prediction
-    started from: a latent, seen or imagined, and the normalised action block. NaN where no prediction reaches.
+    values: (T, V, S) latent seen minus latent predicted; of the raw step, minus the latent before: no predictor looks
+    at less than a block, so that how far latents move in a step is for the law of residuals to learn.
+    given: (T, V, 2 S + A) what the last step of the prediction started from: a latent, seen or imagined, how it had
+    just moved (of the raw step only, 0 where unknown), and the normalised actions. NaN where no prediction reaches.
     """
 
     values: Tensor
@@ -25,14 +27,14 @@ class Residuals:
 
 @torch.no_grad()
 def residuals(model: WorldModel, latents: Tensor, actions: Tensor, blocks: int) -> Residuals:
-    """Residuals at every step of an episode, over 1 to `blocks` blocks open loop.
+    """Residuals at every step of an episode, over 1 to `blocks` blocks open loop, and over one raw step.
 
     latents: (T, N, D) of every raw step. actions: (T - 1 or more, A) raw.
     """
     block = model.config.block
     steps, size = len(latents), latents[0].numel()
-    values = latents.new_full((steps, blocks, size), math.nan)
-    given = latents.new_full((steps, blocks, size + model.action_size), math.nan)
+    values = latents.new_full((steps, blocks + 1, size), math.nan)
+    given = latents.new_full((steps, blocks + 1, 2 * size + model.action_size), math.nan)
     starts, plan, imagined = imagined_from(model, latents, actions, blocks)
     imagined = imagined.flatten(2)
     passed = torch.cat([latents[starts].flatten(1)[:, None], imagined[:, :-1]], dim=1)
@@ -42,7 +44,14 @@ def residuals(model: WorldModel, latents: Tensor, actions: Tensor, blocks: int) 
         inside = reached < steps
         at = reached[inside]
         values[at, k] = latents[at].flatten(1) - imagined[inside, k]
-        given[at, k] = torch.cat([passed[inside, k], acts[inside, k]], dim=-1)
+        given[at, k] = torch.cat([passed[inside, k], torch.zeros_like(values[at, k]), acts[inside, k]], dim=-1)
+    flat = latents.flatten(1)
+    moved = flat.diff(dim=0)
+    values[1:, blocks] = moved
+    done = actions[: steps - 1].reshape(steps - 1, model.spec.action.size).repeat(1, block)
+    single = model.normalise_actions(done.to(model.device)).to(latents)
+    single[:, model.spec.action.size :] = 0
+    given[1:, blocks] = torch.cat([flat[:-1], torch.cat([torch.zeros_like(moved[:1]), moved[:-1]]), single], dim=-1)
     return Residuals(values, given)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ class ResidualLaw(nn.Module):
     """What residuals are like, given where a prediction started and what was done: a Gaussian whose mean and scales
     depend on both, in coordinates in which residuals are uncorrelated on the whole.
 
-    size: S = N * D of a residual; action: values of an action block; blocks: K, the longest prediction.
+    size: S = N * D of a residual; action: values A of an action block; blocks: K, the longest prediction. A residual
+    comes in V = K + 1 views, see `residuals.Residuals`.
     A prediction along a wall may be ten times as sure as one of a crash into it: one covariance for both sees
     neither well. (Conditional scales for conformal scores: Lei et al. 2018, "Distribution-free predictive inference
     for regression", section 5.2.)
@@ -31,40 +33,48 @@ class ResidualLaw(nn.Module):
         require_whole("surprise", self, 1, "size", "blocks", "width")
         require_whole("surprise", self, 0, "action")
         self.layers = nn.Sequential(
-            nn.Linear(size + action + blocks, width),
+            nn.Linear(2 * size + action + self.views, width),
             nn.GELU(),
             nn.Linear(width, width),
             nn.GELU(),
             nn.Linear(width, 2 * size),
         )
-        self.register_buffer("centre", torch.zeros(blocks, size))
-        self.register_buffer("whiten", torch.eye(size).repeat(blocks, 1, 1))
-        self.register_buffer("ordinary", torch.ones(blocks))
+        self.register_buffer("centre", torch.zeros(self.views, size))
+        self.register_buffer("whiten", torch.eye(size).repeat(self.views, 1, 1))
+        self.register_buffer("ordinary", torch.ones(self.views))
+
+    @property
+    def views(self) -> int:
+        """V."""
+        return self.blocks + 1
 
     def whitened(self, values: Tensor) -> Tensor:
-        """Residuals (..., K, S) in uncorrelated coordinates of variance 1."""
+        """Residuals (..., V, S) in uncorrelated coordinates of variance 1."""
         centred = values - self.get_buffer("centre")
         return torch.einsum("...ks,krs->...kr", centred, self.get_buffer("whiten"))
 
     def law(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log of the standard deviation (..., K, S) of whitened residuals, given (..., K, S + A)."""
-        which = torch.eye(self.blocks, dtype=given.dtype, device=given.device).expand(*given.shape[:-1], self.blocks)
+        """Mean and log of the standard deviation (..., V, S) of whitened residuals, given (..., V, 2 S + A)."""
+        which = torch.eye(self.views, dtype=given.dtype, device=given.device).expand(*given.shape[:-1], self.views)
         mean, log_scale = self.layers(torch.cat([given, which], dim=-1)).chunk(2, dim=-1)
         return mean, log_scale.clamp(*_LOG_SCALE)
 
     def distance(self, white: Tensor, given: Tensor) -> Tensor:
-        """Squared Mahalanobis distance (..., K) of whitened residuals (..., K, S), given (..., K, S + A)."""
+        """Squared Mahalanobis distance (..., V) of whitened residuals (..., V, S), given (..., V, 2 S + A)."""
         mean, log_scale = self.law(given)
         return ((white - mean) * (-log_scale).exp()).square().sum(-1)
 
     def forward(self, values: Tensor, given: Tensor) -> Tensor:
-        """The surprise (...) of residuals (..., K, S) given (..., K, S + A): the largest over the K predictions of the
+        """The surprise (...) of residuals (..., V, S) given (..., V, 2 S + A): the largest over the views of the
         squared Mahalanobis distance in units of what is rare (its 99% quantile where this was fitted).
 
-        NaN where no prediction reaches.
+        A view that is NaN does not count; NaN where all are.
         """
-        each = self.distance(self.whitened(values), given) / self.get_buffer("ordinary")
-        return torch.where(each[..., 0].isnan(), each[..., 0], each.nan_to_num(nan=0.0).amax(-1))
+        unknown = values[..., 0].isnan()
+        # Replaced first: a derivative through NaN is NaN, even where it is not used.
+        each = self.distance(self.whitened(values.nan_to_num(nan=0.0)), given.nan_to_num(nan=0.0))
+        each = (each / self.get_buffer("ordinary")).masked_fill(unknown, -math.inf)
+        return each.amax(-1).masked_fill(unknown.all(-1), math.nan)
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` needs, beside the weights."""
@@ -87,22 +97,23 @@ def fit_residual_law(
     steps: int = 1500,
     batch: int = 512,
     learning_rate: float = 2e-3,
+    width: int = 128,
 ) -> ResidualLaw:
     """A law fitted to the residuals of episodes by maximum likelihood (AdamW, one cycle of the learning rate).
 
     action: values of an action block. Raises DataError where no episode is longer than the longest prediction.
     """
-    values = torch.cat([r.values for r in found]) if found else torch.zeros(0, 1, 1)
-    given = torch.cat([r.given for r in found]) if found else torch.zeros(0, 1, 1)
+    values = torch.cat([r.values for r in found]) if found else torch.zeros(0, 2, 1)
+    given = torch.cat([r.given for r in found]) if found else torch.zeros(0, 2, 1)
     known = ~values[..., 0].isnan()
     if not bool(known.any(0).all()):
         raise DataError("surprise: episodes longer than the longest prediction expected, there are none")
     generator = torch.Generator().manual_seed(seed)
-    blocks, size = values.shape[1:]
+    views, size = values.shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        law = ResidualLaw(size=size, action=action, blocks=blocks)
-    for k in range(blocks):
+        law = ResidualLaw(size=size, action=action, blocks=views - 1, width=width)
+    for k in range(views):
         some = values[known[:, k], k].double()
         centred = some - some.mean(0)
         covariance = centred.T @ centred / max(1, len(some) - 1)
@@ -110,7 +121,7 @@ def fit_residual_law(
         covariance += ridge * torch.eye(size, dtype=torch.float64)
         law.get_buffer("centre")[k] = some.mean(0)
         law.get_buffer("whiten")[k] = torch.linalg.inv(torch.linalg.cholesky(covariance))
-    # Steps that all K predictions reach: what is fitted needs no mask.
+    # Steps that all views reach: what is fitted needs no mask.
     reached = known.all(1)
     white, given = law.whitened(values[reached]), given[reached]
     optimiser = torch.optim.AdamW(law.layers.parameters(), lr=learning_rate, weight_decay=1e-2)
