@@ -83,7 +83,7 @@ def test_a_calibrated_run_carries_intervals_for_every_horizon(made: Path) -> Non
     store, inside = EpisodeStore(made / "later"), []
     for number in range(len(store)):
         seen, episode = see(found.model, store.read(number)), store.read(number, ["position"])
-        truth = torch.from_numpy(episode.observations["position"])
+        truth = torch.from_numpy(episode.observations["position"].copy())
         errors = errors_ahead(found.model, readout, seen.latents, seen.actions, truth, intervals.horizons)
         known = ~errors.isnan()
         inside.append(((errors.abs() <= intervals.half_width(0.9)) & known).sum((0, 2)) / known.sum((0, 2)))

@@ -37,7 +37,7 @@ class Leaving:
 
     def to_json(self) -> dict[str, Any]:
         """level, plans, share, and of each kind its share and the median step; None where no plan leaves."""
-        kinds = {
+        kinds: dict[str, Any] = {
             what: {
                 "share": len(self.of(what)) / self.plans,
                 "median_step": float(np.median(self.of(what))) if self.of(what) else None,
