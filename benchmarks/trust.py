@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -208,16 +208,7 @@ def coverage(layout: str, options: Options) -> Iterator[Row]:
         for e in fresh:
             known = e[~e[:, k].isnan().any(-1), k].abs()
             each.append(float((known <= widths[k]).float().mean()))
-        low, high = bootstrap(each, np.random.default_rng(0))
-        yield Row(
-            id=f"trust.{layout}.coverage_90.h{horizon}",
-            value=float(np.mean(each)),
-            interval=(float(low), float(high)),
-            n=len(each),
-            seeds=(0,),
-            unit="share",
-            baselines={"mean_half_width_px": float(widths[k].mean())},
-        )
+        yield _held(f"trust.{layout}.coverage_90.h{horizon}", each, {"mean_half_width_px": float(widths[k].mean())})
 
 
 def drift(layout: str, options: Options) -> Iterator[Row]:
@@ -241,16 +232,7 @@ def drift(layout: str, options: Options) -> Iterator[Row]:
         ):
             outcome = truth[late.start + 10 : late.stop + 10]
             held.append(float(((outcome >= torch.stack(low)) & (outcome <= torch.stack(high))).float().mean()))
-    low, high = bootstrap(live_held, np.random.default_rng(0))
-    yield Row(
-        id=f"trust.{layout}.drift",
-        value=float(np.mean(live_held)),
-        interval=(float(low), float(high)),
-        n=len(live_held),
-        seeds=(0,),
-        unit="share",
-        baselines={"as_calibrated": float(np.mean(fixed_held))},
-    )
+    yield _held(f"trust.{layout}.drift", live_held, {"as_calibrated": float(np.mean(fixed_held))})
 
 
 def about_events(part: str, layout: str, options: Options) -> Iterator[Row]:
@@ -445,6 +427,20 @@ def speed(layout: str, options: Options) -> Iterator[Row]:
             monitor.step(seen, episode.actions[t - 1] if t else None)
             times.append(1e3 * (time.perf_counter() - started))
     yield milliseconds(f"trust.{layout}.step_ms", times, (0,))
+
+
+def _held(row_id: str, each: Sequence[float], beside: dict[str, float]) -> Row:
+    """The mean of the shares of each episode that intervals held."""
+    low, high = bootstrap(each, np.random.default_rng(0))
+    return Row(
+        id=row_id,
+        value=float(np.mean(each)),
+        interval=(float(low), float(high)),
+        n=len(each),
+        seeds=(0,),
+        unit="share",
+        baselines=beside,
+    )
 
 
 def _errors(made: Trained, readout: Readout, episode: Episode) -> Tensor:

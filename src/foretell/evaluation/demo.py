@@ -88,7 +88,7 @@ def _figures(done: Finished, seconds: dict[str, float]) -> dict[str, Any]:
             "rmse_px": ahead["rmse"],
             "no_change_px": ahead["no_change"],
         },
-        "plans_leaving_training": done.evaluation.to_json()["plans_leaving_training"],
+        "plans_leaving_training": done.evaluation.leaving_json(),
         "train": {
             "seconds": done.seconds["train"],
             "frames_per_second": done.frames_per_second,

@@ -17,6 +17,7 @@ from foretell.evaluation.baselines import RandomActions, fit_inverse_dynamics, s
 from foretell.evaluation.forecast import Forecasts, forecast
 from foretell.evaluation.plan_support import LEVEL, Leaving, plans_that_leave
 from foretell.evaluation.protocols import Outcome, replan_times, run_controller, run_policy
+from foretell.evaluation.trust import SUPPORT
 from foretell.model.distance import TemporalDistance
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
@@ -118,6 +119,10 @@ class Evaluation:
             "by_horizon": {key: made[key] for key in ("horizons", "rmse", "interval", "no_change")},
         }
 
+    def leaving_json(self) -> dict[str, Any] | None:
+        """How many plans leave training, and where; see `Leaving.to_json`."""
+        return None if self.leaving is None else self.leaving.to_json()
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures, JSON-serialisable."""
         planning = self.planning_json()
@@ -129,7 +134,7 @@ class Evaluation:
         return {
             "planning": planning,
             "forecast": self.forecast_json(),
-            "plans_leaving_training": None if self.leaving is None else self.leaving.to_json(),
+            "plans_leaving_training": self.leaving_json(),
             "task": dict(self.config.task),
             "seed": self.config.seed,
             "seconds": dict(self.seconds),
@@ -216,8 +221,9 @@ def evaluate(
     started = time.perf_counter()
     planning = run_controller(task, problems, controller, seed=config.seed, keep=config.keep)
     timed("planning", started)
-    support = parts.get("support")
-    judged = isinstance(support, Support) and support.plans >= needed(LEVEL / len(KINDS)) and any(planning.plans)
+    support, leaving = parts.get(SUPPORT), None
+    if isinstance(support, Support) and support.plans >= needed(LEVEL / len(KINDS)) and any(planning.plans):
+        leaving = plans_that_leave(support, planning.plans)
     return Evaluation(
         planning=planning,
         floors=floors,
@@ -225,5 +231,5 @@ def evaluate(
         forecasts=made,
         config=config,
         seconds=seconds,
-        leaving=plans_that_leave(support, planning.plans) if isinstance(support, Support) and judged else None,
+        leaving=leaving,
     )

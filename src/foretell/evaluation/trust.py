@@ -69,14 +69,14 @@ def calibrate_run(
     apart, episodes = _apart(episodes, level, seed)
     elsewhere = (see(found.model, own.read(i)) for i in apart)
     fitted, support = found.parts.get(PART), found.parts.get(SUPPORT)
-    if isinstance(fitted, Calibration) and apart:
-        say(f"learning what residuals are like on {len(apart):,} episodes of {own.path}")
-        fitted = refit(fitted, found.model, elsewhere, seed=seed)
     if not isinstance(fitted, Calibration):
         say("fitting surprise, novelty and plan support on the training episodes")
         passed = _Passing(found.model, _training(record, run, training_store))
         fitted = fit(found.model, passed, elsewhere, seed=seed)
         support = _possible(say, partial(fit_support, found.model, passed.latents, passed.actions, seed=seed))
+    elif apart:
+        say(f"learning what residuals are like on {len(apart):,} episodes of {own.path}")
+        fitted = refit(fitted, found.model, elsewhere, seed=seed)
     say(f"calibrating on {len(episodes):,} episodes of {own.path}")
     passed = _Passing(found.model, (own.read(i) for i in episodes))
     made = calibrate(fitted, found.model, passed, seed=seed, level=level)

@@ -105,8 +105,9 @@ class Calibration(nn.Module):
         """
         found = residuals(model, latents, actions, self.law.blocks)
         block, history = model.config.block, model.config.history
+        # How far back each view looks.
         looks = [range(0, (k + history) * block, block) for k in range(1, self.law.views)] + [range(3)]
-        for k, backs in enumerate(looks):
+        for k, backs in enumerate(looks if bool(gone.any()) else ()):
             for back in backs:
                 found.values[back:, k][gone[: max(0, len(gone) - back)]] = math.nan
         return torch.as_tensor(self.law(found.values, found.given))
