@@ -30,11 +30,19 @@ RANDOM = Experiment(
     options={"layout": "random", "turns": 0.0, "episode_steps": 120},
     episodes=4500,
     # Prediction weighs little until there is something to predict; then it decides how exactly walls are seen.
-    before=(TrainConfig(model=ModelConfig(context=8), steps=5000, distance=DistanceFit(steps=0)),),
+    before=(
+        TrainConfig(
+            model=ModelConfig(context=8),
+            objective=ObjectiveConfig(starts="all"),
+            steps=6000,
+            refine=Refine(steps=0),
+            distance=DistanceFit(steps=0),
+        ),
+    ),
     training=TrainConfig(
         model=ModelConfig(context=8),
-        objective=ObjectiveConfig(prediction=30.0, settle=0, ramp=0),
-        steps=4000,
+        objective=ObjectiveConfig(prediction=30.0, starts="all", settle=0, ramp=0),
+        steps=6000,
         learning_rate=7e-4,
         refine=Refine(steps=2000),
         distance=DistanceFit(steps=3000),

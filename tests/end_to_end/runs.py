@@ -10,6 +10,7 @@ from foretell.cli.main import main
 WORLD = ("--set", "episode_steps=24")
 TINY = {
     **{"model.latent": 8, "model.block": 2, "model.stem": 4, "model.features": 16, "model.width": 16, "model.depth": 1},
+    **{"refine.steps": 3, "refine.batch": 16, "refine.blocks": 2},
     **{"distance.steps": 3, "distance.batch": 16, "distance.width": 8, "distance.depth": 1},
     **{"steps": 4, "batch": 8, "length": 3, "warmup": 1, "log-steps": 1},
     **{"precision": "float32", "device": "cpu"},

@@ -99,7 +99,7 @@ class TestTerms:
         made, batch = objective(**EVERYTHING), batch_of()
         found = scores(made, batch)
         latents = made.model.encode(batch.observations, batch.valid)
-        torch.testing.assert_close(found["prediction"], open_loop(made.model, latents, latents, batch.actions))
+        torch.testing.assert_close(found["prediction"], open_loop(made.model, latents, latents, batch.actions, "first"))
         torch.testing.assert_close(found["straight"], straightness(latents))
         variance, covariance = variance_covariance(latents.flatten(2))
         torch.testing.assert_close(found["variance"], variance)
@@ -190,9 +190,9 @@ class TestTarget:
                 parameter += 0.1
         latents = made.model.encode(batch.observations, batch.valid)
         targets = made.target.encode(batch.observations, batch.valid)
-        expected = open_loop(made.model, latents, targets, batch.actions)
+        expected = open_loop(made.model, latents, targets, batch.actions, "first")
         torch.testing.assert_close(scores(made, batch)["prediction"], expected)
-        assert not torch.allclose(expected, open_loop(made.model, latents, latents, batch.actions))
+        assert not torch.allclose(expected, open_loop(made.model, latents, latents, batch.actions, "first"))
 
     def test_without_it_nothing_follows(self) -> None:
         made = objective()
@@ -212,8 +212,9 @@ class TestTarget:
         ("ema", 1.0),
         ("ema", -0.1),
         ("slices", 0),
+        ("starts", "last"),
     ],
 )
-def test_weights_that_make_no_sense_are_refused_by_name(setting: str, value: float) -> None:
+def test_settings_that_make_no_sense_are_refused_by_name(setting: str, value: object) -> None:
     with pytest.raises(SpecError, match=f"^objective: [^\n]*{setting}[^\n]*$"):
         ObjectiveConfig(**{setting: value})

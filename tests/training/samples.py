@@ -12,6 +12,7 @@ from foretell.model.world_model import ModelConfig
 from foretell.objective.objective import ObjectiveConfig
 from foretell.spec import ActionSpec, Channel, Episode, Spec
 from foretell.training import TrainConfig
+from foretell.training.refine import Refine
 from foretell.training.temporal import DistanceFit
 
 SPEC = Spec(
@@ -28,6 +29,7 @@ STILL = Spec(observations=SPEC.observations[1:2], hz=5)
 SMALL = TrainConfig(
     model=ModelConfig(latent=8, block=2, stem=4, features=16, width=16, depth=1),
     objective=ObjectiveConfig(slices=16, settle=2, ramp=3),
+    refine=Refine(steps=0),
     distance=DistanceFit(steps=3, batch=16, width=8, depth=1),
     steps=8,
     batch=16,

@@ -21,6 +21,7 @@ from foretell.training.log import read_log
 SMALL = {
     **{"model.latent": 8, "model.block": 2, "model.stem": 4, "model.features": 16, "model.width": 16, "model.depth": 1},
     **{"objective.variance": 0.1, "objective.covariance": 0.1, "objective.settle": 2, "objective.ramp": 3},
+    **{"refine.steps": 3, "refine.batch": 16, "refine.blocks": 2},
     **{"distance.steps": 3, "distance.batch": 16, "distance.width": 8, "distance.depth": 1},
     **{"steps": 10, "batch": 16, "length": 3, "warmup": 2, "learning-rate": 0.01, "log-steps": 1, "seed": 3},
     **{"precision": "float32", "device": "cpu"},

@@ -24,7 +24,10 @@ class ObjectiveConfig:
     """Weights of the terms of the loss; 0 leaves a term out. Raises SpecError for values out of range."""
 
     prediction: float = 1.0
-    """Open-loop latent error, over every start and horizon of a window."""
+    """Open-loop latent error, over every horizon of a window."""
+    starts: Literal["first", "all"] = "first"
+    """The steps of a window that predictions begin at: the first, which costs least (one for each length of the
+    history), or all. What the predictor lacks then, refinement gives it."""
     sigreg: float = 1.0
     """SIGReg, the guard against collapse."""
     slices: int = 128
@@ -63,6 +66,8 @@ class ObjectiveConfig:
             raise SpecError(f"objective: settle and ramp must be 0 or more, got {self.settle!r} and {self.ramp!r}")
         if self.slices < 1:
             raise SpecError(f"objective: slices must be at least 1, got {self.slices!r}")
+        if self.starts not in ("first", "all"):
+            raise SpecError(f"objective: starts must be 'first' or 'all', got {self.starts!r}")
         if self.spread not in ("change", "state"):
             raise SpecError(f"objective: spread must be 'change' or 'state', got {self.spread!r}")
 
@@ -111,7 +116,7 @@ class Objective(nn.Module):
         if self.target is not None:
             with torch.no_grad():
                 targets = self.target.encode(batch.observations, batch.valid)
-        terms = {"prediction": open_loop(model, seen, targets, batch.actions)}
+        terms = {"prediction": open_loop(model, seen, targets, batch.actions, c.starts)}
         flat = latents.flatten(2)
         if c.sigreg and not c.paired:
             terms["sigreg"] = sigreg(flat, c.slices, generator)

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from foretell.model.world_model import WorldModel
 
 
-def open_loop(model: WorldModel, latents: Tensor, targets: Tensor, actions: Tensor) -> Tensor:
-    """Mean squared error of rollouts from every step of a window to its end.
+def open_loop(
+    model: WorldModel, latents: Tensor, targets: Tensor, actions: Tensor, starts: Literal["first", "all"] = "all"
+) -> Tensor:
+    """Mean squared error of rollouts from steps of a window to its end.
 
     latents: (B, T, N, D) to start from; targets: (B, T, N, D) to meet; actions: (B, T-1, block * A)
-    raw. Step t is the context of a rollout through actions t .. T-2, so that the window holds T-1
-    one-step, T-2 two-step, ... predictions; all count alike. Each starts from the steps before it
-    too, up to the model's history. Returns a scalar.
+    raw. Step t is the context of a rollout through actions t .. T-2, and the steps before it are too, up
+    to the model's history. starts: the steps that rollouts begin at: all, so that the window holds T-1
+    one-step, T-2 two-step, ... predictions; or the first ones, as many as the history is long, the last of
+    which has it whole. All predictions count alike. Returns a scalar.
     """
-    steps = latents.shape[1]
-    total, count = latents.new_zeros(()), 0
-    for start, predicted in _rollouts(model, latents, actions):
-        wanted = targets[:, start + 1 : start + 1 + predicted.shape[1]]
-        total = total + (predicted - wanted).pow(2).mean((0, 2, 3)).sum()
-        count += predicted.shape[1]
-    assert count == steps * (steps - 1) // 2
-    return total / count
+    count = latents.shape[1] - 1
+    if starts == "first":
+        count = min(count, model.config.history)
+    errors = []
+    for start, predicted in _rollouts(model, latents, actions, count):
+        errors.append((predicted - targets[:, start + 1 :]).pow(2).mean((0, 2, 3)))
+    return torch.cat(errors).mean()
 
 
-def _rollouts(model: WorldModel, latents: Tensor, actions: Tensor) -> list[tuple[int, Tensor]]:
-    """Pairs of starting step and latents (B, T-1-start, N, D) predicted from it."""
+def _rollouts(model: WorldModel, latents: Tensor, actions: Tensor, starts: int) -> list[tuple[int, Tensor]]:
+    """Pairs of starting step, the first `starts` ones, and latents (B, T-1-start, N, D) predicted from it."""
     steps = latents.shape[1]
     if model.config.history > 1:
         return [
-            (t, model.rollout(latents[:, : t + 1], actions[:, :t], actions[:, None, t:])[:, 0])
-            for t in range(steps - 1)
+            (t, model.rollout(latents[:, : t + 1], actions[:, :t], actions[:, None, t:])[:, 0]) for t in range(starts)
         ]
     # Without history all starts advance together: one call of the predictor per step.
-    current = latents[:, :-1]
-    found: list[list[Tensor]] = [[] for _ in range(steps - 1)]
+    current = latents[:, :starts]
+    found: list[list[Tensor]] = [[] for _ in range(starts)]
     for k in range(steps - 1):
-        current = model.predict_each(current[:, : steps - 1 - k], actions[:, k:])
+        current = model.predict_each(current[:, : steps - 1 - k], actions[:, k : k + starts])
         for start in range(current.shape[1]):
             found[start].append(current[:, start])
     return [(start, torch.stack(path, dim=1)) for start, path in enumerate(found)]

@@ -42,7 +42,7 @@ class TrainConfig:
     """A second training of the predictor alone, on the trained encoder's latents."""
     distance: DistanceFit = field(default_factory=DistanceFit)
     """The temporal distance that plans are made with, learned when the model is."""
-    steps: int = 1200
+    steps: int = 800
     """Optimiser steps."""
     batch: int = 64
     """Windows in a step, over all ranks together."""

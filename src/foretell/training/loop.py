@@ -181,7 +181,8 @@ class _Training:
     def _finish(self, model: WorldModel) -> dict[str, nn.Module]:
         """What is learned on the latents of the episodes trained on: the predictor anew, in place, and the heads."""
         config = self.config
-        if not model.spec.action.size or not (config.refine.steps or config.distance.steps):
+        plans = bool(model.spec.action.size and config.distance.steps)
+        if not (config.refine.steps or plans):
             return {}
         store, episodes = self.windows.store, self.run_record.training
         wanted = max(1, round(len(episodes) * min(1.0, config.distance.states / store.lengths[episodes].sum())))
@@ -189,7 +190,7 @@ class _Training:
         latents = encode_episodes(model, store, some, cache=self.cache)
         actions = [torch.from_numpy(np.array(store.read(i, []).actions, np.float32)) for i in some]
         refine_predictor(model, latents, actions, config.refine, seed=config.seed)
-        if not config.distance.steps:
+        if not plans:
             return {}
         distance = fit_distance(model, latents, actions, config.distance, seed=config.seed)
         return {"temporal_distance": distance.to(model.device)}

@@ -17,7 +17,7 @@ from foretell.model.world_model import WorldModel
 class Refine:
     """How the predictor is refined after the joint training; 0 steps leave it out."""
 
-    steps: int = 0
+    steps: int = 400
     """Optimiser steps."""
     batch: int = 256
     """Rollouts in a step."""
