@@ -68,7 +68,7 @@ class Counts:
     """
 
     learning: int = 2000
-    calibration: int = 1000
+    calibration: int = 2000
     ordinary: int = 2000
     event: int = 100
     long: int = 200
@@ -145,8 +145,8 @@ def watched(made: Trained, episodes: Iterable[Episode]) -> Watched:
     scores = [made.trust.scores(made.model, see(made.model, e)) for e in episodes]
     surprise = torch.stack([made.trust.surprise_p(s.surprise, tail=True) for s in scores])
     novelty = torch.stack([made.trust.novelty_p(s.novelty, tail=True) for s in scores])
-    block, length = made.model.config.block, made.trust.length
-    evidence = [e.numpy() for e in evidence_paths(surprise, novelty, length, block)]
+    overlap, length = made.trust.reach(made.model), made.trust.length
+    evidence = [e.numpy() for e in evidence_paths(surprise, novelty, length, overlap)]
     steps = evidence[0].shape[1]
     limits = np.array([made.trust.thresholds(made.counts.level, t) for t in range(steps)])
     above = [e >= limits[:, i] for i, e in enumerate(evidence)]
@@ -389,7 +389,8 @@ def abstaining(layout: str, options: Options) -> Iterator[Row]:
     """Share of episodes that end further from the goal than they began, by more than the 3 px of the task.
 
     The controller acts where its actions are mirrored, or hardly move anything, from the first step on, with and
-    without abstention.
+    without abstention. `any_further`: the share that ends further away by however little, with abstention: what the
+    first careful actions did before they were judged stays done.
     """
     made = trained(layout, options)
     config = EvaluationConfig()
@@ -404,10 +405,11 @@ def abstaining(layout: str, options: Options) -> Iterator[Row]:
             goal, layouts = task.goal_truth()["position"], task.truth()["layout"]
             ends = [np.stack([t.truth["position"][k] for t in outcome.traces]) for k in (0, -1)]
             far = [shortest_steps(e, goal, layouts, made.scene.radius, 1.0) for e in ends]
-            result[name] = (far[1] > far[0] + 3, outcome.solved)
+            result[name] = (far[1] > far[0] + 3, outcome.solved, far[1] > far[0])
         beside = {
             "without": float(result["without"][0].mean()),
             "doing_nothing": 0.0,
+            "any_further": float(result["with"][2].mean()),
             "solved": float(result["with"][1].mean()),
             "solved_without": float(result["without"][1].mean()),
         }

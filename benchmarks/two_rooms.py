@@ -28,24 +28,25 @@ from foretell.worlds.two_rooms import Simulator
 RANDOM = Experiment(
     world="two_rooms",
     options={"layout": "random", "turns": 0.0, "episode_steps": 120},
-    episodes=4500,
-    # Prediction weighs little until there is something to predict; then it decides how exactly walls are seen.
+    # Many, because the predictor must see doors at each place of a wall, and few walks pass theirs.
+    episodes=9000,
     before=(
         TrainConfig(
             model=ModelConfig(context=8),
-            objective=ObjectiveConfig(starts="all"),
-            steps=6000,
+            steps=5000,
             refine=Refine(steps=0),
             distance=DistanceFit(steps=0),
         ),
     ),
+    # Prediction weighs little until there is something to predict; then it decides how exactly walls are seen.
     training=TrainConfig(
         model=ModelConfig(context=8),
-        objective=ObjectiveConfig(prediction=30.0, starts="all", settle=0, ramp=0),
-        steps=6000,
+        objective=ObjectiveConfig(prediction=30.0, settle=0, ramp=0),
+        steps=4000,
         learning_rate=7e-4,
-        refine=Refine(steps=2000),
-        distance=DistanceFit(steps=3000),
+        frozen_states=2_000_000,
+        refine=Refine(steps=4000),
+        distance=DistanceFit(steps=8000),
     ),
     evaluation=EvaluationConfig(keep=0),
     trust=False,

@@ -11,12 +11,12 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 SMALLER = {
     "world.episodes(350, seed=0)": "world.episodes(6, seed=0)",
     "episodes=350": "episodes=6",
-    "TrainConfig(steps=800)": "TrainConfig(steps=2, device='cpu', refine=Refine(steps=2), distance=FIT)",
+    "TrainConfig(steps=800)": "TrainConfig(steps=2, device='cpu', frozen_states=300, **QUICK)",
     "range(100)": "range(2)",
     "import TrainConfig, train\n": "import TrainConfig, train\n"
     "from foretell.training.refine import Refine\n"
     "from foretell.training.temporal import DistanceFit\n"
-    "FIT = DistanceFit(steps=2, states=300)\n",
+    "QUICK = {'refine': Refine(steps=2), 'distance': DistanceFit(steps=2)}\n",
 }
 
 

@@ -197,6 +197,13 @@ def test_reports_that_make_no_sense_are_refused(rng):
         Table(title="t", columns=["a", "b"], rows=[["1"]])
 
 
+@pytest.mark.parametrize(("cell", "wide"), [("112.4", False), ("plan leaves the states of training at step 12", True)])
+def test_a_table_of_sentences_takes_the_whole_width(cell: str, wide: bool, tmp_path):
+    table = Table(title="t", columns=["of", "where"], rows=[["all", "3"], ["one", cell]])
+    write_report(Report(title="t", sections=[Section(title="s", panels=[table])]), tmp_path / "r.html")
+    assert ('<article class="panel wide"><h3>t</h3>' in (tmp_path / "r.html").read_text()) == wide
+
+
 def test_json_is_replaced_in_one_step_and_holds_no_nan(tmp_path):
     path = tmp_path / "report.json"
     write_json({"a": 1}, path)

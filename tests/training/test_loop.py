@@ -153,6 +153,15 @@ def test_refining_is_part_of_the_run_and_of_going_on_with_it(store, tmp_path):
     assert all(torch.equal(v, again.state_dict()[n]) for n, v in refined.state_dict().items())
 
 
+def test_without_actions_the_predictor_is_refined_too_and_no_distance_is_learned(tmp_path):
+    still = write_store(tmp_path / "still", STILL)
+    plain = train(still, tmp_path / "plain", SMALL)
+    refined = train(still, tmp_path / "refined", dataclasses.replace(SMALL, refine=Refine(steps=3, batch=8, blocks=2)))
+    for name, value in refined.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]) == (not name.startswith("predictor.")), name
+    assert not load(tmp_path / "refined").parts
+
+
 def test_a_finished_run_is_returned_as_it_is(store, tmp_path):
     out = tmp_path / "run"
     train(store, out, SMALL)

@@ -175,7 +175,7 @@ def _panel(panel: Panel, budget: int) -> str:
             body = _table(panel)
         case Rollouts():
             body = _player(panel, budget)
-    wide = " wide" if isinstance(panel, Rollouts) else ""
+    wide = " wide" if isinstance(panel, Rollouts) or (isinstance(panel, Table) and panel.wordy) else ""
     reading = f'<p class="reading">{escape(panel.reading)}</p>' if panel.reading else ""
     return f'<article class="panel{wide}"><h3>{escape(panel.title)}</h3>{reading}{body}</article>'
 

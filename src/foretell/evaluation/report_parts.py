@@ -124,6 +124,10 @@ class Histogram:
     reading: str = ""
 
 
+_WORDY = 40
+"""Letters beyond which a table's cell is more than a figure or a name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Rows of text under column names; the first column is left-aligned, the rest right-aligned."""
@@ -137,6 +141,11 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(f"table {self.title}: {len(self.columns)} cells a row expected, got {len(row)}")
+
+    @property
+    def wordy(self) -> bool:
+        """Whether its cells hold sentences, which take the whole width of a page."""
+        return any(len(cell) > _WORDY for row in self.rows for cell in row)
 
 
 @dataclass(frozen=True, kw_only=True)

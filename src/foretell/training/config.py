@@ -42,6 +42,9 @@ class TrainConfig:
     """A second training of the predictor alone, on the trained encoder's latents."""
     distance: DistanceFit = field(default_factory=DistanceFit)
     """The temporal distance that plans are made with, learned when the model is."""
+    frozen_states: int = 500_000
+    """Recorded steps, at most, whose latents refinement and distance are learned on; whole episodes are left out
+    beyond. More show more places where what happens changes abruptly, such as doors."""
     steps: int = 800
     """Optimiser steps."""
     batch: int = 64
@@ -76,7 +79,7 @@ class TrainConfig:
     """Where the log goes too; both need an extra: pip install 'foretell[track]'."""
 
     def __post_init__(self) -> None:
-        require_whole("training", self, 1, "steps", "batch", "log_steps")
+        require_whole("training", self, 1, "steps", "batch", "log_steps", "frozen_states")
         require_whole("training", self, 2, "length")
         require_whole("training", self, 0, "warmup", "seed", "checkpoint_steps")
         for name, open_ended in {

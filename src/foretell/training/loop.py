@@ -185,7 +185,7 @@ class _Training:
         if not (config.refine.steps or plans):
             return {}
         store, episodes = self.windows.store, self.run_record.training
-        wanted = max(1, round(len(episodes) * min(1.0, config.distance.states / store.lengths[episodes].sum())))
+        wanted = max(1, round(len(episodes) * min(1.0, config.frozen_states / store.lengths[episodes].sum())))
         some = [episodes[i * len(episodes) // wanted] for i in range(wanted)]
         latents = encode_episodes(model, store, some, cache=self.cache)
         actions = [torch.from_numpy(np.array(store.read(i, []).actions, np.float32)) for i in some]

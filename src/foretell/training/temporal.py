@@ -22,8 +22,6 @@ class DistanceFit:
 
     steps: int = 800
     """Optimiser steps."""
-    states: int = 200_000
-    """Recorded steps that it is learned on, at most; whole episodes are left out beyond."""
     batch: int = 512
     """Pairs of states in a step."""
     learning_rate: float = 2e-3
@@ -48,7 +46,7 @@ class DistanceFit:
 
     def __post_init__(self) -> None:
         require_whole("distance", self, 0, "steps")
-        require_whole("distance", self, 1, "states", "batch", "paths", "blocks", "width", "depth")
+        require_whole("distance", self, 1, "batch", "paths", "blocks", "width", "depth")
         for name in ("learning_rate", "reach", "lenient", "constraint"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SpecError(f"distance: {name} must be above 0, got {getattr(self, name)!r}")

@@ -321,7 +321,7 @@ def calibrate(
     )
     made.get_buffer("surprise_steps").copy_(surprise)
     made.get_buffer("novelty_steps").copy_(novelty.T.sort(dim=1).values)
-    most = [_highest(made, scores[i], model.config.block) for i in whole]
+    most = [_highest(made, scores[i], made.reach(model)) for i in whole]
     made.get_buffer("surprise_episodes").copy_(torch.stack([m[0] for m in most]).sort().values)
     made.get_buffer("novelty_episodes").copy_(torch.stack([m[1] for m in most]).sort().values)
     return made.eval().requires_grad_(False)

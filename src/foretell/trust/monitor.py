@@ -151,7 +151,7 @@ class Monitor:
             made.surprise_p(surprise, tail=True),
             made.novelty_p(novelty, tail=True),
             change_weight(state.step, made.length),
-            self.model.config.block,
+            self.reach,
         )
         p, each = float(made.surprise_p(surprise)), [float(x) for x in made.novelty_p(novelty)]
         missing = [n for n, x in zip(names, each, strict=True) if math.isnan(x)]
