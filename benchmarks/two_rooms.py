@@ -31,12 +31,7 @@ RANDOM = Experiment(
     # Many, because the predictor must see doors at each place of a wall, and few walks pass theirs.
     episodes=9000,
     before=(
-        TrainConfig(
-            model=ModelConfig(context=8),
-            steps=5000,
-            refine=Refine(steps=0),
-            distance=DistanceFit(steps=0),
-        ),
+        TrainConfig(model=ModelConfig(context=8), steps=5000, refine=Refine(steps=0), distance=DistanceFit(steps=0)),
     ),
     # Prediction weighs little until there is something to predict; then it decides how exactly walls are seen.
     training=TrainConfig(

@@ -24,9 +24,10 @@ def open_loop(
     count = latents.shape[1] - 1
     if starts == "first":
         count = min(count, model.config.history)
-    errors = []
-    for start, predicted in _rollouts(model, latents, actions, count):
-        errors.append((predicted - targets[:, start + 1 :]).pow(2).mean((0, 2, 3)))
+    errors = [
+        (predicted - targets[:, start + 1 :]).pow(2).mean((0, 2, 3))
+        for start, predicted in _rollouts(model, latents, actions, count)
+    ]
     return torch.cat(errors).mean()
 
 

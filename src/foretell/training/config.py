@@ -44,7 +44,7 @@ class TrainConfig:
     """The temporal distance that plans are made with, learned when the model is."""
     frozen_states: int = 500_000
     """Recorded steps, at most, whose latents refinement and distance are learned on; whole episodes are left out
-    beyond. More show more places where what happens changes abruptly, such as doors."""
+    beyond. More show more of where what follows changes abruptly."""
     steps: int = 800
     """Optimiser steps."""
     batch: int = 64

@@ -97,7 +97,6 @@ def fit_residual_law(
     steps: int = 1500,
     batch: int = 512,
     learning_rate: float = 2e-3,
-    width: int = 128,
 ) -> ResidualLaw:
     """A law fitted to the residuals of episodes by maximum likelihood (AdamW, one cycle of the learning rate).
 
@@ -112,7 +111,7 @@ def fit_residual_law(
     views, size = values.shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        law = ResidualLaw(size=size, action=action, blocks=views - 1, width=width)
+        law = ResidualLaw(size=size, action=action, blocks=views - 1)
     for k in range(views):
         some = values[known[:, k], k].double()
         centred = some - some.mean(0)
