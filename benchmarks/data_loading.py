@@ -29,7 +29,7 @@ def measure(pixels: int, options: Options) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         store = _recorded(Path(folder) / "store", pixels, frames // STEPS)
         windows = Windows(store, length=LENGTH)
-        (file,) = windows.cache_path.glob("image.bin")
+        (file,) = windows.cache.path.glob("image.bin")
         flat = np.memmap(file, np.uint8, "r").reshape(-1, pixels, pixels, 3)
         rng = np.random.default_rng(0)
 

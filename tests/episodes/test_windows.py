@@ -175,12 +175,12 @@ def test_the_cache_is_built_once_anew_when_stale_and_refused_when_damaged(tmp_pa
         return EpisodeStore(path)
 
     windows = Windows(write(1.0), length=2, cache=folder)
-    built = (windows.cache_path / "x.bin").stat().st_mtime_ns
+    built = (windows.cache.path / "x.bin").stat().st_mtime_ns
     again = Windows(write(1.0), length=2, cache=folder)
-    assert (again.cache_path / "x.bin").stat().st_mtime_ns == built
+    assert (again.cache.path / "x.bin").stat().st_mtime_ns == built
     changed = Windows(write(2.0), length=2, cache=folder)
     assert changed.batch(np.array([0])).observations["x"].unique().tolist() == [2.0]
-    (changed.cache_path / "x.bin").write_bytes(b"1234")
+    (changed.cache.path / "x.bin").write_bytes(b"1234")
     with pytest.raises(DataError, match="remove"):
         Windows(EpisodeStore(path), length=2, cache=folder)
     (tmp_path / "file").write_text("")

@@ -28,7 +28,7 @@ class Windows:
     """Every window of `length` latent steps, `block` raw steps apart, that fits inside an episode of the store.
 
     A window spans (length - 1) * block + 1 raw steps; windows start at every raw step. episodes: those to use
-    (None: all). cache: folder for the cache (None: inside the store).
+    (None: all). cache: folder for the cache (None: inside the store); as an attribute, the cache itself.
     Raises DataError if no episode is long enough, SpecError for a length or block below 1.
     """
 
@@ -55,13 +55,13 @@ class Windows:
                 f"{store.path}: a window of {length} steps, {block} apart, needs episodes of at least {self.span}"
                 f" steps; the longest of {len(chosen)} has {longest}"
             )
-        self._cache = Cache(store, cache)
+        self.cache = Cache(store, cache)
         self._ends = np.cumsum(counts)
-        self._offsets = self._cache.starts[chosen] - (self._ends - counts)
+        self._offsets = self.cache.starts[chosen] - (self._ends - counts)
         self._episodes = chosen
-        self._gathers = {n: _Gather(v, length, block) for n, v in self._cache.values.items() if n != ACTION}
-        self._masks = {n: _Gather(v, length, block) for n, v in self._cache.valid.items()}
-        self._actions = _Gather(self._cache.values[ACTION], self.span - 1, 1)
+        self._gathers = {n: _Gather(v, length, block) for n, v in self.cache.values.items() if n != ACTION}
+        self._masks = {n: _Gather(v, length, block) for n, v in self.cache.valid.items()}
+        self._actions = _Gather(self.cache.values[ACTION], self.span - 1, 1)
         self._images = {c.name for c in store.spec.channels if c.kind == "image"}
         self._fields = {c.name: c.shape[0] for c in store.spec.channels if c.kind != "image"}
 
@@ -69,16 +69,11 @@ class Windows:
         """Number of windows."""
         return int(self._ends[-1])
 
-    @property
-    def cache_path(self) -> Path:
-        """Folder of the cache that the windows are read from."""
-        return self._cache.path
-
     def locate(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Episode and first raw step of each window: (n,), (n,)."""
         place = np.searchsorted(self._ends, indices, "right")
         episodes: NDArray[np.int64] = self._episodes[place]
-        return episodes, self._rows(indices) - self._cache.starts[episodes]
+        return episodes, self._rows(indices) - self.cache.starts[episodes]
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """The windows at `indices` (B,), each from 0 to len(self) - 1; IndexError beyond."""

@@ -24,17 +24,17 @@ def encode_episodes(
     episodes: Sequence[int],
     *,
     stride: int = 1,
-    cache: Path | None = None,
+    cache: Cache | Path | None = None,
 ) -> list[Tensor]:
     """Frozen latents of every `stride`-th step of the given episodes, on the CPU: (steps, N, D) each.
 
-    cache: folder for decoded episodes (None: inside the store).
+    cache: decoded episodes, or the folder for them (None: inside the store).
     Raises SpecError where the store's spec is not the model's.
     """
     if stride < 1:
         raise SpecError(f"latents: a stride of at least 1 expected, got {stride}")
     model.spec.require(store.spec, str(store.path))
-    decoded = Cache(store, cache)
+    decoded = cache if isinstance(cache, Cache) else Cache(store, cache)
     rows = [decoded.starts[i] + np.arange(0, store.lengths[i], stride) for i in episodes]
     if not rows:
         return []

@@ -79,7 +79,7 @@ def train(
         windows = Windows(store, length=config.length, block=config.model.block, episodes=run.training, cache=cache)
         if ranks.first:
             ranks.wait()
-        return _Training(windows, out, run, ranks, cache, init).run(on_step)
+        return _Training(windows, out, run, ranks, init).run(on_step)
 
 
 def _check_out(out: Path, resume: bool) -> None:
@@ -126,10 +126,8 @@ def _begin_with(model: WorldModel, run: Path) -> None:
 class _Training:
     """One process's part of a run, from the weights it starts with to the checkpoint at its end."""
 
-    def __init__(
-        self, windows: Windows, out: Path, run: TrainRecord, ranks: Ranks, cache: Path | None, init: Path | None
-    ) -> None:
-        self.windows, self.out, self.ranks, self.config, self.cache = windows, out, ranks, run.config, cache
+    def __init__(self, windows: Windows, out: Path, run: TrainRecord, ranks: Ranks, init: Path | None) -> None:
+        self.windows, self.out, self.ranks, self.config = windows, out, ranks, run.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             model = WorldModel(windows.store.spec, self.config.model, statistics(windows.store, run.training))
@@ -187,7 +185,7 @@ class _Training:
         store, episodes = self.windows.store, self.run_record.training
         wanted = max(1, round(len(episodes) * min(1.0, config.frozen_states / store.lengths[episodes].sum())))
         some = [episodes[i * len(episodes) // wanted] for i in range(wanted)]
-        latents = encode_episodes(model, store, some, cache=self.cache)
+        latents = encode_episodes(model, store, some, cache=self.windows.cache)
         actions = [torch.from_numpy(np.array(store.read(i, []).actions, np.float32)) for i in some]
         refine_predictor(model, latents, actions, config.refine, seed=config.seed)
         if not plans:
