@@ -193,24 +193,19 @@ class WorldModel(nn.Module):
         missing = history - context.shape[1]
         present = functional.pad(torch.ones_like(context[:, :, 0]), (missing, 0))
         latents = functional.pad(context, (0, 0, missing, 0))
-        acts = functional.pad(past, (0, 0, history - 1 - past.shape[1], 0))
-        plan = self.normalise_actions(plan)
+        past = functional.pad(past, (0, 0, history - 1 - past.shape[1], 0))
 
         def spread(x: Tensor) -> Tensor:
             return x[:, None].expand(batch, samples, *x.shape[1:])
 
-        latents, acts, present = spread(latents), spread(acts), spread(present)
+        latents = spread(latents)
+        acts = torch.cat([spread(past), self.normalise_actions(plan)], dim=2)
+        present = spread(functional.pad(present, (0, steps - 1), value=1.0))
         states = []
         for k in range(steps):
-            acts = torch.cat([acts, plan[:, :, k : k + 1]], dim=2)
-            state = self.predictor(latents, acts, present)
+            state = self.predictor(latents, acts[:, :, k : k + history], present[:, :, k : k + history])
             states.append(state)
-            if history > 1:
-                present = torch.cat([present[:, :, 1:], torch.ones_like(present[:, :, :1])], dim=2)
-                latents = torch.cat([latents[:, :, 1:], state[:, :, None]], dim=2)
-            else:
-                latents = state[:, :, None]
-            acts = acts[:, :, 1:]
+            latents = torch.cat([latents[:, :, 1:], state[:, :, None]], dim=2)
         return torch.stack(states, dim=2).view(batch, samples, steps, *tokens)
 
 
