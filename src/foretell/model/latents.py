@@ -40,7 +40,8 @@ def encode_episodes(
         return []
     flat = np.concatenate(rows)
     names = [c.name for c in model.spec.observations]
-    parts = []
+    # Kept apart, the parts would leave holes between them in what the larger tensors of the encoder are taken from.
+    latents = torch.empty(len(flat), 1, model.config.latent)
     with _frozen(model):
         for first in range(0, len(flat), _AT_ONCE):
             at = flat[first : first + _AT_ONCE]
@@ -48,8 +49,8 @@ def encode_episodes(
             valid = {
                 n: torch.from_numpy(decoded.valid[n][at])[:, None].to(model.device) for n in names if n in decoded.valid
             }
-            parts.append(model.encode(seen, valid)[:, 0].float().cpu())
-    return list(torch.split(torch.cat(parts), [len(r) for r in rows]))
+            latents[first : first + len(at)] = model.encode(seen, valid)[:, 0]
+    return list(torch.split(latents, [len(r) for r in rows]))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -263,20 +263,23 @@ def fit(
     little of what is. They may not be calibrated on, too. steps: of the optimiser.
     Raises DataError where the episodes are too short to predict anything in.
     """
-    found: list[Residuals] = []
-    features: list[list[Tensor]] = [[] for _ in model.spec.observations]
-    for seen in episodes:
-        found.append(residuals(model, seen.latents, seen.actions, BLOCKS))
-        for i, early in enumerate(seen.early):
-            there = early[~seen.missing[:, i]]
-            features[i].append(there[torch.linspace(0, len(there) - 1, min(FRAMES, len(there))).round().long()])
-    if not found:
+    features = [_Rows() for _ in model.spec.observations]
+
+    def passing() -> Iterator[Seen]:
+        for seen in episodes:
+            for i, early in enumerate(seen.early):
+                there = early[~seen.missing[:, i]]
+                features[i].add(there[torch.linspace(0, len(there) - 1, min(FRAMES, len(there))).round().long()])
+            yield seen
+
+    found = _residuals(model, passing())
+    if found is None:
         raise DataError("trust: episodes to learn from expected, there are none")
     novelty = []
-    for channel, parts in zip(model.spec.observations, features, strict=True):
-        if not any(map(len, parts)):
+    for channel, kept in zip(model.spec.observations, features, strict=True):
+        if not len(kept.rows):
             raise DataError(f"trust: channel {channel.name} is missing in every step of the training episodes")
-        novelty.append(fit_novelty(channel.name, torch.cat(parts)))
+        novelty.append(fit_novelty(channel.name, kept.rows))
     elsewhere = _residuals(model, unseen)
     law = fit_residual_law(elsewhere or found, action=model.action_size, seed=seed, steps=steps)
     return Calibration(law, novelty)
@@ -284,12 +287,47 @@ def fit(
 
 def refit(fitted: Calibration, model: WorldModel, unseen: Iterable[Seen], *, seed: int) -> Calibration:
     """The same, not calibrated, with residuals as they are in these episodes, which the model was not trained on."""
-    law = fit_residual_law(_residuals(model, unseen), action=model.action_size, seed=seed)
-    return Calibration(law, fitted.channels)
+    found = _residuals(model, unseen)
+    if found is None:
+        raise DataError("trust: episodes to learn residuals from expected, there are none")
+    return Calibration(fit_residual_law(found, action=model.action_size, seed=seed), fitted.channels)
 
 
-def _residuals(model: WorldModel, episodes: Iterable[Seen]) -> list[Residuals]:
-    return [residuals(model, seen.latents, seen.actions, BLOCKS) for seen in episodes]
+class _Rows:
+    """Rows that stay while larger tensors come and go, in one tensor that grows: kept each in its own they would leave
+    holes between them that the next large one does not fit into.
+    """
+
+    def __init__(self) -> None:
+        self._held, self._count = torch.zeros(0), 0
+
+    @property
+    def rows(self) -> Tensor:
+        """All that were added."""
+        return self._held[: self._count]
+
+    def add(self, rows: Tensor) -> None:
+        """(n, *shape), the same shape at each call."""
+        if not len(rows):
+            return
+        end = self._count + len(rows)
+        if end > len(self._held):
+            grown = rows.new_empty(2 * end, *rows.shape[1:])
+            if self._count:
+                grown[: self._count] = self.rows
+            self._held = grown
+        self._held[self._count : end] = rows
+        self._count = end
+
+
+def _residuals(model: WorldModel, episodes: Iterable[Seen]) -> Residuals | None:
+    """Of all steps of all episodes; None where there are no episodes."""
+    values, given = _Rows(), _Rows()
+    for seen in episodes:
+        found = residuals(model, seen.latents, seen.actions, BLOCKS)
+        values.add(found.values)
+        given.add(found.given)
+    return Residuals(values.rows, given.rows) if len(values.rows) else None
 
 
 def calibrate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -90,7 +90,7 @@ class ResidualLaw(nn.Module):
 
 
 def fit_residual_law(
-    found: Sequence[Residuals],
+    found: Residuals,
     *,
     action: int,
     seed: int,
@@ -98,12 +98,12 @@ def fit_residual_law(
     batch: int = 512,
     learning_rate: float = 2e-3,
 ) -> ResidualLaw:
-    """A law fitted to the residuals of episodes by maximum likelihood (AdamW, one cycle of the learning rate).
+    """A law fitted to residuals by maximum likelihood (AdamW, one cycle of the learning rate).
 
-    action: values of an action block. Raises DataError where no episode is longer than the longest prediction.
+    found: of all steps of all episodes. action: values of an action block. Raises DataError where no episode is longer
+    than the longest prediction.
     """
-    values = torch.cat([r.values for r in found]) if found else torch.zeros(0, 2, 1)
-    given = torch.cat([r.given for r in found]) if found else torch.zeros(0, 2, 1)
+    values, given = found.values, found.given
     known = ~values[..., 0].isnan()
     if not bool(known.any(0).all()):
         raise DataError("surprise: episodes longer than the longest prediction expected, there are none")
