@@ -79,5 +79,7 @@ def test_the_same_seed_gives_the_same_law_and_it_comes_back_from_its_description
 
 def test_nothing_to_learn_from_is_refused() -> None:
     nothing = Residuals(torch.full((4, VIEWS, 3), math.nan), torch.full((4, VIEWS, 7), math.nan))
-    with pytest.raises(DataError, match="episodes longer than the longest prediction expected"):
-        fit_residual_law(nothing, action=1, seed=0)
+    none = Residuals(nothing.values[:0], nothing.given[:0])
+    for found in (none, nothing):
+        with pytest.raises(DataError, match="episodes longer than the longest prediction expected"):
+            fit_residual_law(found, action=1, seed=0)

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foretell.episodes.batch import Batch
+from foretell.episodes.cache import ACTION
 from foretell.episodes.statistics import statistics
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.windows import Windows
@@ -185,8 +185,10 @@ class _Training:
         store, episodes = self.windows.store, self.run_record.training
         wanted = max(1, round(len(episodes) * min(1.0, config.frozen_states / store.lengths[episodes].sum())))
         some = [episodes[i * len(episodes) // wanted] for i in range(wanted)]
-        latents = encode_episodes(model, store, some, cache=self.windows.cache)
-        actions = [torch.from_numpy(np.array(store.read(i, []).actions, np.float32)) for i in some]
+        cache = self.windows.cache
+        latents = encode_episodes(model, store, some, cache=cache)
+        stretches = (slice(cache.starts[i], cache.starts[i] + store.lengths[i] - 1) for i in some)
+        actions = [torch.from_numpy(cache.values[ACTION][stretch]) for stretch in stretches]
         refine_predictor(model, latents, actions, config.refine, seed=config.seed)
         if not plans:
             return {}
