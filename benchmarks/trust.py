@@ -67,8 +67,8 @@ class Counts:
     level: share of ordinary episodes that may alarm; `detected_at_1pct` says what it is but in quick runs.
     """
 
-    learning: int = 2000
-    calibration: int = 2000
+    learning: int = 4000
+    calibration: int = 4000
     ordinary: int = 2000
     event: int = 100
     long: int = 200
@@ -129,7 +129,7 @@ def trained(layout: str, options: Options) -> Trained:
         (see(found.model, store.read(i)) for i in some),
         (see(found.model, e) for e in random_walks(scene, counts.learning, seed=LEARNING)),
         seed=0,
-        steps=20 if options.quick else 1500,
+        steps=20 if options.quick else None,
     )
     trust = calibrate(
         fitted,

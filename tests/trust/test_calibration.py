@@ -103,7 +103,7 @@ def test_too_few_episodes_are_refused_with_how_many_are_needed(made: Calibration
     assert all(map(math.isfinite, found.thresholds(0.1, 0)))
     with pytest.raises(DataError, match="at least"):
         calibrate(fitted, world, seen(world, episodes(enough - 1, seed=2)), seed=0, level=0.1)
-    with pytest.raises(DataError, match="needs at least 266 calibration episodes"):
+    with pytest.raises(DataError, match="needs at least 249 calibration episodes"):
         made.thresholds(0.01, 0)
 
 

@@ -65,17 +65,33 @@ def test_patience_slows_down_first() -> None:
 
 
 def test_it_begins_with_care_and_again_after_handing_over_for_twice_as_long() -> None:
-    surprised = {4, 9}
-    script = Script(*("surprise" if t in surprised else None for t in range(22)))
+    surprised = {4, 10}
+    script = Script(*("surprise" if t in surprised else None for t in range(23)))
     policy = Abstention(script, careful=0.25, rest=2)  # type: ignore[arg-type]
     state, shares = policy.start(), []
-    for t in range(22):
+    for t in range(23):
         advice, state = policy.advise({"x": torch.zeros(1)}, {}, torch.zeros(1) if t else None, None, state)
         shares.append({"carry_on": 1.0, "hand_over": 0.0}.get(advice.mode, advice.share))
         if advice.share is not None:
             assert advice.reasons == ("what the first actions lead to has not been judged yet",)
     ready, over, care = [1.0], [0.0], [0.25] * Script.reach
-    assert shares == care + ready + over * 2 + care[:3] + over * 4 + care + ready * 6
+    assert shares == care + ready + over * 2 + care + ready + over * 4 + care + ready * 6
+
+
+@pytest.mark.parametrize("kind", ["surprise", "novelty"])
+@pytest.mark.parametrize("when", range(1, Script.reach + 2))
+def test_it_stays_handed_over_where_what_careful_actions_led_to_surprises(kind: Kind, when: int) -> None:
+    script = Script(*(kind if t == when else None for t in range(20)))
+    policy = Abstention(script, careful=0.25, rest=2)  # type: ignore[arg-type]
+    state, found = policy.start(), []
+    for t in range(20):
+        advice, state = policy.advise({"x": torch.zeros(1)}, {}, torch.zeros(1) if t else None, None, state)
+        found.append(advice)
+    assert found[when].mode == "hand_over"
+    stays = kind == "surprise" and when <= Script.reach
+    assert all(a.mode == "hand_over" for a in found[when:]) == stays
+    if stays:
+        assert found[-1].reasons == ("careful actions did not do what was predicted",)
 
 
 class Scripted:

@@ -23,8 +23,8 @@ from foretell.trust.calibration import Calibration, Seen, see, shown
 from foretell.trust.novelty import places_of
 from foretell.trust.residuals import residuals
 
-_BLUR = 7
-"""An image's heat is averaged over squares of a seventh of its shorter side."""
+_BLUR = 10
+"""An image's heat is averaged over squares of a tenth of its shorter side."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def attribute_surprise(
     model: WorldModel, calibration: Calibration, episode: Episode, step: int, seen: Seen | None = None
 ) -> Attribution:
     """What the surprise at a step depends on: its derivative by what is seen then, times how far that is from what was
-    seen a block before, or at first ("gradient x difference", the first-order part of Integrated Gradients,
-    Sundararajan et al. 2017, arXiv 1703.01365). Where nothing changed at all, the derivative alone.
+    seen where the most surprising prediction started ("gradient x difference", the first-order part of Integrated
+    Gradients, Sundararajan et al. 2017, arXiv 1703.01365). Where nothing changed at all, the derivative alone.
 
     seen: of the episode, if it is at hand. Raises SpecError for the first step, which nothing predicted.
     """
@@ -59,7 +59,9 @@ def attribute_surprise(
     seen = see(model, episode) if seen is None else seen
     found = residuals(model, seen.latents, seen.actions, calibration.law.blocks)
     values, given = found.values[step], found.given[step]
-    now, before = _step(model, episode, step), _step(model, episode, max(0, step - model.config.block))
+    view = int(calibration.law.ratios(values, given).argmax())
+    back = 1 if view == calibration.law.blocks else (view + 1) * model.config.block
+    now, before = _step(model, episode, step), _step(model, episode, step - back)
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_(True) for x, _ in now]
         latent = model.encode_normalised(zip(inputs, (m for _, m in now), strict=True))[0]

@@ -21,8 +21,9 @@ from foretell.trust.novelty import Novelty, fit_novelty, places_of
 from foretell.trust.residuals import Residuals, residuals
 from foretell.trust.surprise import ResidualLaw, fit_residual_law
 
-SHARE = 3 / 8
-"""Of a level of false alarms: what surprise, and what novelty, may use within the length of calibration episodes."""
+SHARES, LATE = {"surprise": 0.5, "novelty": 0.4}, 0.1
+"""Of a level of false alarms: what surprise and novelty may use within the length of calibration episodes, and both, half
+each, later. A jump shows once, what is new goes on being new: surprise gets more. Longer episodes are rare."""
 BLOCKS = 2
 """Blocks of the longest prediction that surprise looks at."""
 FRAMES = 8
@@ -90,7 +91,7 @@ class Calibration(nn.Module):
     @property
     def lowest(self) -> float:
         """The lowest share of false alarms that can be asked for with so many episodes."""
-        return 1 / (self.episodes + 1) / SHARE
+        return 1 / (self.episodes + 1) / min(SHARES.values())
 
     def scores(self, model: WorldModel, seen: Seen) -> Scores:
         """Of every step of an episode."""
@@ -99,9 +100,12 @@ class Calibration(nn.Module):
         )
 
     @torch.no_grad()
-    def surprise(self, model: WorldModel, latents: Tensor, gone: Tensor, actions: Tensor) -> Tensor:
+    def surprise(
+        self, model: WorldModel, latents: Tensor, gone: Tensor, actions: Tensor, *, last: bool = False
+    ) -> Tensor:
         """Scores (T,) of latents (T, N, D) and the actions between them (T - 1 or more, A), of what was predicted from
         steps without a missing channel (`gone`, (T,)) only; NaN at a first step and where a channel is missing.
+        last: of the last step alone, (1,).
         """
         found = residuals(model, latents, actions, self.law.blocks)
         block, history = model.config.block, model.config.history
@@ -110,7 +114,8 @@ class Calibration(nn.Module):
         for k, backs in enumerate(looks if bool(gone.any()) else ()):
             for back in backs:
                 found.values[back:, k][gone[: max(0, len(gone) - back)]] = math.nan
-        return torch.as_tensor(self.law(found.values, found.given))
+        steps = slice(-1, None) if last else slice(None)
+        return torch.as_tensor(self.law(found.values[steps], found.given[steps]))
 
     @torch.no_grad()
     def new(self, early: Sequence[Tensor], missing: Tensor) -> Tensor:
@@ -133,18 +138,22 @@ class Calibration(nn.Module):
 
     def thresholds(self, level: float, step: int) -> tuple[float, float]:
         """Log evidence of surprise and of novelty at which to alarm after a step (counted from 0), so that at most a
-        share `level` of ordinary episodes alarms, half of it for each.
+        share `level` of ordinary episodes alarms, divided by `SHARES` and `LATE`.
 
-        Three quarters of the level are for the steps that calibration episodes have: there the threshold is conformal
-        and holds for exchangeable episodes however their steps depend on each other. The last quarter is for all later
-        steps, where it is Ville's and rests on p-values of separate predictions being independent.
+        For the steps that calibration episodes have the threshold is conformal and holds for exchangeable episodes
+        however their steps depend on each other. For all later steps it is Ville's and rests on p-values of separate
+        predictions being independent.
         Raises SpecError for a level outside (0, 1), DataError where calibration episodes are too few.
         """
         check_level(level, "alarms")
-        require_enough(self.episodes, SHARE * level, f"alarms at {level:g}, {SHARE:.3g} of it for each kind")
-        both = [float(quantile(self.get_buffer(f"{n}_episodes"), 1 - SHARE * level)) for n in ("surprise", "novelty")]
-        late = -math.inf if step < self.length else -math.log(level / 8)
-        return max(late, both[0]), max(late, both[1])
+        least = min(SHARES.values())
+        require_enough(self.episodes, least * level, f"alarms at {level:g}, {least:.3g} of it for novelty")
+        late = -math.inf if step < self.length else -math.log(level * LATE / 2)
+        surprise, novelty = (
+            max(late, float(quantile(self.get_buffer(f"{name}_episodes"), 1 - share * level)))
+            for name, share in SHARES.items()
+        )
+        return surprise, novelty
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` needs, beside the weights."""
@@ -254,13 +263,13 @@ def shown(model: WorldModel, episode: Episode, steps: slice) -> list[tuple[Tenso
 
 
 def fit(
-    model: WorldModel, episodes: Iterable[Seen], unseen: Iterable[Seen] = (), *, seed: int, steps: int = 1500
+    model: WorldModel, episodes: Iterable[Seen], unseen: Iterable[Seen] = (), *, seed: int, steps: int | None = None
 ) -> Calibration:
     """What first features and residuals are like; not calibrated yet.
 
     episodes: that the model was trained on. unseen: others, where there are hundreds of them: residuals are smaller in
     training episodes, so that a law learned on those finds too much surprising elsewhere and, once calibrated, too
-    little of what is. They may not be calibrated on, too. steps: of the optimiser.
+    little of what is. They may not be calibrated on, too. steps: see `fit_residual_law`.
     Raises DataError where the episodes are too short to predict anything in.
     """
     features = [_Rows() for _ in model.spec.observations]
@@ -379,7 +388,7 @@ def require_episodes(total: int, level: float | None = None) -> None:
 
 def enough(total: int, level: float | None) -> bool:
     """Whether so many calibration episodes allow alarms at a level, if any is asked for."""
-    return level is None or total - _for_steps(total) >= needed(SHARE * level)
+    return level is None or total - _for_steps(total) >= needed(min(SHARES.values()) * level)
 
 
 def _for_steps(total: int) -> int:

@@ -130,7 +130,7 @@ class Monitor:
             actions=(*state.actions, *taken)[-self.reach :],
             shown=(*state.shown, shown)[-self.reach - 1 :],
         )
-        surprise = self.calibration.surprise(self.model, *_lately(now))[-1]
+        surprise = self.calibration.surprise(self.model, *_lately(now), last=True)[0]
         return self._verdict(now, surprise, self.calibration.new(seen.early, seen.missing)[0])
 
     def _surprised(self, state: Watched, p: float) -> str:

@@ -20,7 +20,8 @@ class Watching:
 
     doubted: steps on end in which it was not to be trusted. handed: steps for which it stays handed over; times: how
     often it has been. acted: steps in which the controller acted since the start, or since it was handed over.
-    left: where the plan that is followed leaves what training covered.
+    failed: whether a surprise came of its careful actions. left: where the plan that is followed leaves what training
+    covered.
     """
 
     watched: Watched
@@ -28,6 +29,7 @@ class Watching:
     handed: int = 0
     times: int = 0
     acted: int = 0
+    failed: bool = False
     left: tuple[Leaves, ...] = ()
 
 
@@ -36,6 +38,7 @@ class Abstention:
 
     careful: share of each action that is executed until what the first ones led to has been judged, at the start and
     after each time that it was handed over: a broken actuator shows by its doings only, and a safe action may hide it.
+    Where these surprise, it stays handed over: trying again and again would do the harm in small steps.
     patience: untrusted steps on end during which it only slows down. rest: steps for which it stays handed over; each
     time twice as many. support: looks at plans, too, at its own `level`; leaving: what to do while a plan is followed
     that leaves what training covered. Raises SpecError for numbers below 0, a share above 1 and an unknown mode,
@@ -90,16 +93,19 @@ class Abstention:
         if serious:
             times += state.handed == 0
             handed = max(handed, self.rest * 2 ** (times - 1))
+        # What careful actions led to is judged with the step after the last of them.
+        trial = self.careful < 1 and 0 < state.acted <= self.monitor.reach
+        failed = state.failed or (serious and trial and verdict.kind == "surprise")
         left = state.left
         if plan is not None and self.support is not None:
             left = self.support.leaves(plan.latents.cpu(), plan.actions.cpu(), level=self.level)
-        abstains = bool(serious or handed)
+        abstains = bool(serious or handed or failed)
         unchecked = self.careful < 1 and state.acted < self.monitor.reach
         modes: list[Mode] = ["carry_on" if verdict.trusted and not unchecked else "slow_down"]
         reasons = [*verdict.reasons, *map(str, left)]
         if abstains:
             modes.append("hand_over")
-            reasons = reasons or ["not trusted a moment ago"]
+            reasons = reasons or ["careful actions did not do what was predicted" if failed else "not trusted a moment ago"]
         elif unchecked:
             reasons = reasons or ["what the first actions lead to has not been judged yet"]
         if left:
@@ -112,6 +118,7 @@ class Abstention:
             handed=handed,
             times=times,
             acted=0 if mode == "hand_over" else state.acted + 1,
+            failed=failed,
             left=left,
         )
         share = self.careful if unchecked and mode == "slow_down" else None

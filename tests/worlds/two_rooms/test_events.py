@@ -47,13 +47,17 @@ def test_a_jump_is_so_far_beside_the_step_itself(px: int) -> None:
         assert np.allclose(d.place, d.episode.observations["position"][d.onset])
 
 
-def test_beyond_the_wall_begins_where_the_dot_overlaps_it() -> None:
-    for d in walks("through_wall", RANDOM):
+def test_beyond_the_wall_begins_where_the_dot_touches_it_and_goes_well_into_it() -> None:
+    for d in walks("through_wall", RANDOM, count=20):
         x, y = d.episode.observations["position"].T
         wall, door = d.episode.observations["layout"][0]
-        inside = (np.abs(x - wall) < WALL / 2 + 1.5) & (np.abs(y - door) >= DOOR / 2 - 1.5)
-        assert inside[d.onset]
-        assert not inside[: d.onset].any()
+
+        def overlaps(px: float) -> np.ndarray:
+            return (np.abs(x - wall) < WALL / 2 + 2 - px) & (np.abs(y - door) > DOOR / 2 - 2 + px)  # noqa: B023
+
+        assert overlaps(0)[d.onset]
+        assert not overlaps(1e-4)[: d.onset].any()
+        assert overlaps(0.499)[d.onset :].any()
 
 
 @pytest.mark.parametrize(("event", "share"), [("not_executed", 0.0), ("gain_0.5", 0.5), ("mirrored", -1.0)])

@@ -85,7 +85,7 @@ def disturbed(
     """`count` random walks with the event, each with a layout and actions of its own.
 
     onset: when a violation begins, the middle of an episode unless given; one of a wall begins where the dot first
-    enters it from then on, and walks that never do are left out. Raises SpecError for an onset that is
+    touches what was wall from then on, and walks that never enter it by more than half a pixel are left out. Raises SpecError for an onset that is
     not within an episode, and for an event that hardly any walk meets.
     """
     at = options.episode_steps // 2 if onset is None else onset
@@ -99,7 +99,7 @@ def disturbed(
         drawn += group
         change = _Change(event, options, at, [rng.spawn(1)[0] for rng in rngs])
         for i, episode in enumerate(walk_group(change.options, rngs, change)):
-            if change.onset[i] <= options.episode_steps and given < count:
+            if change.met[i] and given < count:
                 given += 1
                 start = int(change.onset[i])
                 episode = change.finished(i, episode)
@@ -112,9 +112,9 @@ class _Change(Disturbance):
     def __init__(self, event: Event, options: Options, at: int, rngs: list[np.random.Generator]) -> None:
         self.event, self.at, self.rngs = event, at, rngs
         self.options = _looks(event, options)
-        never = options.episode_steps + 1
-        first = never if event.name == "through_wall" else 0 if event.kind == "appearance" else at + 1
-        self.onset = np.full(len(rngs), first)
+        walled = event.name == "through_wall"
+        self.onset = np.full(len(rngs), options.episode_steps + 1 if walled else 0 if event.kind == "appearance" else at + 1)
+        self.met = np.full(len(rngs), not walled)
         self.second: Array = np.zeros((len(rngs), 2))
         self.layout = self.second
 
@@ -142,8 +142,9 @@ class _Change(Disturbance):
         if self.event.name == "through_wall" and step >= self.at:
             # The picture keeps its wall; the physics has none any more.
             simulator.layout[:, 0] = -SIZE
-            inside = _within_wall(simulator.position, self.layout, simulator.radius)
-            self.onset = np.where(inside, np.minimum(self.onset, step + 1), self.onset)
+            touches, enters = (_within_wall(simulator.position, self.layout, simulator.radius, px) for px in (1e-9, 0.5))
+            self.onset = np.where(touches, np.minimum(self.onset, step + 1), self.onset)
+            self.met |= enters
 
     def seen(self, frames: NDArray[np.uint8], simulator: Simulator) -> None:
         if self.event.name == "frozen":
@@ -208,8 +209,8 @@ def _away(simulator: Simulator, i: int, px: float, rng: np.random.Generator) -> 
     return np.asarray(best)
 
 
-def _within_wall(position: Array, layout: Array, radius: Array) -> NDArray[np.bool_]:
-    """(n,) whether a dot at (n, 2) px overlaps the wall between the rooms by more than half a pixel."""
-    deep = np.abs(position[:, 0] - layout[:, 0]) < WALL / 2 + radius - 0.5
-    in_door = np.abs(position[:, 1] - layout[:, 1]) < DOOR / 2 - radius + 0.5
+def _within_wall(position: Array, layout: Array, radius: Array, px: float) -> NDArray[np.bool_]:
+    """(n,) whether a dot at (n, 2) px overlaps the wall between the rooms by more than so many pixels."""
+    deep = np.abs(position[:, 0] - layout[:, 0]) < WALL / 2 + radius - px
+    in_door = np.abs(position[:, 1] - layout[:, 1]) < DOOR / 2 - radius + px
     return np.asarray(deep & ~in_door)
