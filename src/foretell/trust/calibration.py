@@ -22,8 +22,8 @@ from foretell.trust.residuals import Residuals, residuals
 from foretell.trust.surprise import ResidualLaw, fit_residual_law
 
 SHARES, LATE = {"surprise": 0.5, "novelty": 0.4}, 0.1
-"""Of a level of false alarms: what surprise and novelty may use within the length of calibration episodes, and both, half
-each, later. A jump shows once, what is new goes on being new: surprise gets more. Longer episodes are rare."""
+"""Of a level of false alarms: what surprise and novelty may use within the length of calibration episodes, and both,
+half each, later. A jump shows once, what is new goes on being new: surprise gets more. Longer episodes are rare."""
 BLOCKS = 2
 """Blocks of the longest prediction that surprise looks at."""
 FRAMES = 8

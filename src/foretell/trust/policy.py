@@ -105,7 +105,9 @@ class Abstention:
         reasons = [*verdict.reasons, *map(str, left)]
         if abstains:
             modes.append("hand_over")
-            reasons = reasons or ["careful actions did not do what was predicted" if failed else "not trusted a moment ago"]
+            reasons = reasons or [
+                "careful actions did not do what was predicted" if failed else "not trusted a moment ago"
+            ]
         elif unchecked:
             reasons = reasons or ["what the first actions lead to has not been judged yet"]
         if left:

@@ -15,8 +15,8 @@ from foretell.trust.residuals import Residuals
 
 _SHRINK = 1e-3
 _FLOOR, _HIGHEST = -1.25, 3.0
-"""Log of the scales, at least and at most, in units of what is usual on the whole. Where nothing ever moves, in a corner,
-scales without a floor go to nothing, and the first small move of thousands is the greatest surprise of all."""
+"""Log of the scales, at least and at most, in units of what is usual on the whole. Where nothing ever moves, in a
+corner, scales without a floor go to nothing, and the first small move of thousands is the greatest surprise of all."""
 _RARE = 0.999
 """Alarms are about the highest of thousands of scores: views that are alike there, not in the middle, count alike."""
 _MANY = 100_000
@@ -69,8 +69,8 @@ class ResidualLaw(nn.Module):
         return torch.einsum("...ks,krs->...kr", centred, self.get_buffer("whiten"))
 
     def law(self, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean (..., V, S) and log of the scales (..., V, S) of whitened residuals, and U (..., V, S, R) in units of the
-        scales, given (..., V, 2 S + A).
+        """Mean (..., V, S) and log of the scales (..., V, S) of whitened residuals, and U (..., V, S, R) in units of
+        the scales, given (..., V, 2 S + A).
         """
         which = torch.eye(self.views, dtype=given.dtype, device=given.device).expand(*given.shape[:-1], self.views)
         found = self.layers(torch.cat([given, which], dim=-1))
@@ -100,8 +100,8 @@ class ResidualLaw(nn.Module):
         return self.distance_and_volume(white, given)[0]
 
     def ratios(self, values: Tensor, given: Tensor) -> Tensor:
-        """How surprising each view (..., V) of residuals (..., V, S) given (..., V, 2 S + A) is: its squared Mahalanobis
-        distance in units of what is rare (its 99.9% quantile where this was fitted); -inf where a view is NaN.
+        """How surprising each view (..., V) of residuals (..., V, S) given (..., V, 2 S + A) is: its squared
+        Mahalanobis distance in units of what is rare (its 99.9% quantile where this was fitted); -inf where it is NaN.
         """
         # Replaced first: a derivative through NaN is NaN, even where it is not used.
         each = self.distance(self.whitened(values.nan_to_num(nan=0.0)), given.nan_to_num(nan=0.0))
@@ -177,7 +177,7 @@ def fit_residual_law(
         schedule.step()
     law.eval().requires_grad_(False)
     with torch.no_grad():
-        parts = zip(white.split(_AT_ONCE), given.split(_AT_ONCE), strict=True)
-        distance = torch.cat([law.distance(*part) for part in parts])
+        parts = (slice(first, first + _AT_ONCE) for first in range(0, len(white), _AT_ONCE))
+        distance = torch.cat([law.distance(white[part], given[part]) for part in parts])
         law.get_buffer("ordinary").copy_(distance.sort(dim=0).values[int(_RARE * (len(distance) - 1))])
     return law

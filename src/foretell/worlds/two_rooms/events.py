@@ -85,8 +85,8 @@ def disturbed(
     """`count` random walks with the event, each with a layout and actions of its own.
 
     onset: when a violation begins, the middle of an episode unless given; one of a wall begins where the dot first
-    touches what was wall from then on, and walks that never enter it by more than half a pixel are left out. Raises SpecError for an onset that is
-    not within an episode, and for an event that hardly any walk meets.
+    touches what was wall from then on, and walks that never enter it by more than half a pixel are left out.
+    Raises SpecError for an onset that is not within an episode, and for an event that hardly any walk meets.
     """
     at = options.episode_steps // 2 if onset is None else onset
     if not 1 <= at < options.episode_steps:
@@ -113,7 +113,9 @@ class _Change(Disturbance):
         self.event, self.at, self.rngs = event, at, rngs
         self.options = _looks(event, options)
         walled = event.name == "through_wall"
-        self.onset = np.full(len(rngs), options.episode_steps + 1 if walled else 0 if event.kind == "appearance" else at + 1)
+        self.onset = np.full(
+            len(rngs), options.episode_steps + 1 if walled else 0 if event.kind == "appearance" else at + 1
+        )
         self.met = np.full(len(rngs), not walled)
         self.second: Array = np.zeros((len(rngs), 2))
         self.layout = self.second
@@ -142,7 +144,9 @@ class _Change(Disturbance):
         if self.event.name == "through_wall" and step >= self.at:
             # The picture keeps its wall; the physics has none any more.
             simulator.layout[:, 0] = -SIZE
-            touches, enters = (_within_wall(simulator.position, self.layout, simulator.radius, px) for px in (1e-9, 0.5))
+            touches, enters = (
+                _within_wall(simulator.position, self.layout, simulator.radius, px) for px in (1e-9, 0.5)
+            )
             self.onset = np.where(touches, np.minimum(self.onset, step + 1), self.onset)
             self.met |= enters
 
