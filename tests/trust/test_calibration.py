@@ -78,7 +78,6 @@ def test_a_missing_channel_has_no_novelty_and_touches_no_surprise_beyond_its_rea
         # A block later nothing but what looks at step 8 reaches.
         assert bool(gap.surprise[t].isnan()) == (t in (8, 8 + BLOCK))
         assert t in touched or gap.surprise[t] == whole.surprise[t]
-        assert t in (8, 8 + BLOCK) or gap.surprise[t] <= whole.surprise[t]
 
 
 def test_episodes_shorter_than_the_longest_prediction_have_the_scores_that_reach(made: Calibration) -> None:
@@ -103,7 +102,7 @@ def test_too_few_episodes_are_refused_with_how_many_are_needed(made: Calibration
     assert all(map(math.isfinite, found.thresholds(0.1, 0)))
     with pytest.raises(DataError, match="at least"):
         calibrate(fitted, world, seen(world, episodes(enough - 1, seed=2)), seed=0, level=0.1)
-    with pytest.raises(DataError, match="needs at least 249 calibration episodes"):
+    with pytest.raises(DataError, match="needs at least 333 calibration episodes"):
         made.thresholds(0.01, 0)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.polynomial.legendre import leggauss
 
-from foretell.trust.evidence import change_weight, log_bet, passing, persistent
+from foretell.trust.evidence import change_weight, greatest, log_bet, passing, persistent
 
 
 def test_bet_is_the_mean_over_powers():
@@ -56,6 +56,17 @@ def test_passing_evidence_holds_its_level_for_repeated_p_values():
     p = torch.from_numpy(np.random.default_rng(1).random((50_000, 1))).expand(-1, 50)
     _, passed, _ = _run(p, 1)
     assert float((passed > math.log(100)).double().mean()) <= 0.01 + 3 * math.sqrt(0.01 * 0.99 / 50_000)
+
+
+def test_the_greatest_bet_is_at_least_the_mean_of_all_and_at_most_their_sum():
+    p = torch.from_numpy(np.random.default_rng(3).random((200, 40)))
+    most = total = torch.full((200,), -math.inf, dtype=torch.float64)
+    for t in range(40):
+        weight = change_weight(t, 40)
+        most, total = greatest(most, p[:, t], weight), passing(total, p[:, t], weight)
+    assert torch.allclose(most, log_bet(p.amin(1)) - math.log(80))
+    assert bool((most <= total + 1e-12).all())
+    assert bool((total <= most + math.log(40) + 1e-12).all())
 
 
 def test_grows_with_small_deviations_that_last_and_forgets_afterwards():

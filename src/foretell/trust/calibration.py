@@ -16,18 +16,22 @@ from foretell.errors import DataError, SpecError
 from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
 from foretell.trust.conformal import check_level, needed, p_values, quantile, require_enough, tail_p_values
-from foretell.trust.evidence import change_weight, passing, persistent
+from foretell.trust.evidence import change_weight, greatest, passing, persistent
 from foretell.trust.novelty import Novelty, fit_novelty, places_of
 from foretell.trust.residuals import Residuals, residuals
 from foretell.trust.surprise import ResidualLaw, fit_residual_law
 
-SHARES, LATE = {"surprise": 0.5, "novelty": 0.4}, 0.1
+SHARES, LATE = {"surprise": 0.45, "novelty": 0.3}, 0.25
 """Of a level of false alarms: what surprise and novelty may use within the length of calibration episodes, and both,
-half each, later. A jump shows once, what is new goes on being new: surprise gets more. Longer episodes are rare."""
+half each, later. A jump shows once, what is new goes on being new: surprise gets more."""
+LASTING = 0.01
+"""Weight of lasting surprise beside sudden one: with more of it ordinary episodes reach as high as those it is for."""
 BLOCKS = 2
 """Blocks of the longest prediction that surprise looks at."""
 FRAMES = 8
 """Steps of each training episode that novelty is fitted on."""
+_STEPS_OF = 500
+"""Calibration episodes that give the steps' scores, at most."""
 _AT_ONCE = 256
 
 
@@ -199,15 +203,15 @@ class Evidence:
 
     @property
     def surprise(self) -> Tensor:
-        """The mean of both kinds of surprise: an e-process like each of them."""
-        return torch.logaddexp(self.lasting, self.sudden) - math.log(2)
+        """The weighted mean of both kinds of surprise: an e-process like each of them."""
+        return torch.logaddexp(self.lasting + math.log(LASTING), self.sudden + math.log(1 - LASTING))
 
     def after(self, surprise_p: Tensor, novelty_p: Tensor, weight: float, overlap: int) -> Evidence:
         """With the (tail) p-values of a step, (...) and (..., channels); NaN adds nothing."""
         known = ~surprise_p.isnan()
         p = surprise_p.nan_to_num(nan=1.0)
         lasting = torch.where(known, persistent(self.lasting, p, weight, overlap), self.lasting)
-        sudden = torch.where(known, passing(self.sudden, p, weight), self.sudden)
+        sudden = torch.where(known, greatest(self.sudden, p, weight), self.sudden)
         channels = novelty_p.shape[-1]
         # The lowest of several p-values, corrected for having chosen it (Bonferroni).
         lowest = (novelty_p.nan_to_num(nan=1.0).amin(-1) * channels).clamp_max(1.0)
@@ -392,8 +396,8 @@ def enough(total: int, level: float | None) -> bool:
 
 
 def _for_steps(total: int) -> int:
-    """How many of the calibration episodes give the steps' scores."""
-    return max(1, total // 3)
+    """How many of the calibration episodes give the steps' scores: steps are many where episodes are few."""
+    return max(1, min(total // 3, _STEPS_OF))
 
 
 def _highest(made: Calibration, scores: Scores, overlap: int) -> tuple[Tensor, Tensor]:

@@ -45,6 +45,14 @@ def persistent(log_evidence: Tensor, p: Tensor, weight: float, overlap: int) -> 
     return opened + log_bet(p) / overlap
 
 
+def greatest(log_evidence: Tensor, p: Tensor, weight: float) -> Tensor:
+    """log of the greatest w_t bet(p_t) so far, which is at most S_t of `passing` and so no less valid; shapes as there.
+
+    For what shows once: in the sum ordinary bets add up to what a single great one gives.
+    """
+    return torch.maximum(log_evidence.double(), log_bet(p) + math.log(weight))
+
+
 def passing(log_evidence: Tensor, p: Tensor, weight: float) -> Tensor:
     """log of S_t = S_(t-1) + w_t bet(p_t): at most 1 on average however the p-values depend on each other.
 

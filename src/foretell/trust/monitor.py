@@ -16,7 +16,7 @@ from foretell.errors import DataError, SpecError
 from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
 from foretell.trust.attribution import attribute_surprise
-from foretell.trust.calibration import Calibration, Evidence, Seen, see
+from foretell.trust.calibration import LASTING, Calibration, Evidence, Seen, see
 from foretell.trust.evidence import change_weight
 
 Kind = Literal["surprise", "novelty", "missing"]
@@ -153,10 +153,11 @@ class Monitor:
             change_weight(state.step, made.length),
             self.reach,
         )
+        enduring = high[0] - math.log(LASTING)
         p, each = float(made.surprise_p(surprise)), [float(x) for x in made.novelty_p(novelty)]
         missing = [n for n, x in zip(names, each, strict=True) if math.isnan(x)]
         rare = [n for n, x in zip(names, each, strict=True) if x * len(each) <= RARE]
-        surprised = float(now.surprise) >= high[0] and (float(now.lasting) >= high[0] or p <= RARE)
+        surprised = float(now.surprise) >= high[0] and (float(now.lasting) >= enduring or p <= RARE)
         new = float(now.novelty) >= high[1] and bool(rare)
         # What comes unannounced and is new, too, is first of all something that should not have happened.
         alarmed = state.alarmed or ("surprise" if surprised else "novelty" if new else None)
@@ -178,7 +179,7 @@ class Monitor:
             reasons=tuple(reasons),
         )
         # What is kept is forgotten in time; less evidence is still evidence.
-        kept = replace(now, lasting=now.lasting.clamp_max(high[0] + _KEPT))
+        kept = replace(now, lasting=now.lasting.clamp_max(enduring + _KEPT))
         return verdict, replace(state, step=state.step + 1, evidence=kept, alarmed=alarmed)
 
 

@@ -108,11 +108,12 @@ class ResidualLaw(nn.Module):
         return (each / self.get_buffer("ordinary")).masked_fill(values[..., 0].isnan(), -math.inf)
 
     def forward(self, values: Tensor, given: Tensor) -> Tensor:
-        """The surprise (...) of residuals (..., V, S) given (..., V, 2 S + A): the largest of `ratios`.
+        """The surprise (...) of residuals (..., V, S) given (..., V, 2 S + A): the mean of `ratios`.
 
         A view that is NaN does not count; NaN where all are.
         """
-        return self.ratios(values, given).amax(-1).masked_fill(values[..., 0].isnan().all(-1), math.nan)
+        known = ~values[..., 0].isnan()
+        return self.ratios(values, given).masked_fill(~known, 0.0).sum(-1) / known.sum(-1)
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` needs, beside the weights."""
