@@ -32,14 +32,15 @@ def matrix(head: TemporalDistance, points: Tensor) -> Tensor:
 @given(seed=st.integers(0, 1000), weight=st.sampled_from([0.0, 0.3, 2.0]), scale=st.sampled_from([0.01, 1.0, 100.0]))
 @settings(max_examples=30, deadline=None)
 def test_is_a_quasimetric(seed: int, weight: float, scale: float) -> None:
-    points = scale * torch.randn(7, LATENT, generator=torch.Generator().manual_seed(seed))
-    d = matrix(distance(seed, weight), points)
+    points = scale * torch.randn(7, LATENT, generator=torch.Generator().manual_seed(seed)).double()
+    # In double precision: in single, points close together differ by little more than what is rounded.
+    d = matrix(distance(seed, weight).double(), points)
     size = float(d.max())
     assert size > 0
     assert (d >= 0).all()
-    assert d.diagonal().abs().max() <= 1e-5 * size
+    assert d.diagonal().abs().max() <= 1e-8 * size
     # From i over j to k is never shorter than from i to k.
-    assert (d[:, :, None] + d[None, :, :] >= d[:, None, :] - 1e-5 * size).all()
+    assert (d[:, :, None] + d[None, :, :] >= d[:, None, :] - 1e-8 * size).all()
 
 
 def test_there_is_not_as_far_as_back() -> None:
