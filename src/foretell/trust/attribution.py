@@ -61,7 +61,7 @@ def attribute_surprise(
     values, given = found.values[step], found.given[step]
     view = int(calibration.law.ratios(values, given).argmax())
     back = 1 if view == calibration.law.blocks else (view + 1) * model.config.block
-    now, before = _step(model, episode, step), _step(model, episode, step - back)
+    now, before = _step(model, episode, step), _step(model, episode, max(0, step - back))
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_(True) for x, _ in now]
         latent = model.encode_normalised(zip(inputs, (m for _, m in now), strict=True))[0]

@@ -180,5 +180,6 @@ def fit_residual_law(
     with torch.no_grad():
         parts = (slice(first, first + _AT_ONCE) for first in range(0, len(white), _AT_ONCE))
         distance = torch.cat([law.distance(white[part], given[part]) for part in parts])
-        law.get_buffer("ordinary").copy_(distance.sort(dim=0).values[int(_RARE * (len(distance) - 1))])
+        rare = distance.sort(dim=0).values[int(_RARE * (len(distance) - 1))]
+        law.get_buffer("ordinary").copy_(rare.clamp_min(1e-6))
     return law
