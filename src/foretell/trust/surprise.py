@@ -20,6 +20,7 @@ corner, scales without a floor go to nothing, and the first small move of thousa
 _RARE = 0.999
 """Alarms are about the highest of thousands of scores: views that are alike there, not in the middle, count alike."""
 _MANY = 100_000
+"""Steps from which on a law is wide."""
 _AT_ONCE = 4096
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -36,7 +36,8 @@ class Options:
 
     patients: names; episode i is about patient i modulo their number. logs: `confounded`, treatment follows from what
     is seen; or `randomised`, the basal rate is multiplied by a factor drawn every two hours, too. days: of an episode,
-    from midnight. noise, lost, bias: of the sensor. sensitivity: what insulin does, 1 as published.
+    from midnight. noise, lost, bias: see `Sensor`. counting, untold, late: see `Habits`. sensitivity: what insulin
+    does, 1 as published.
     """
 
     patients: tuple[str, ...] = TRAINING
@@ -49,7 +50,6 @@ class Options:
     counting: float = 0.2
     untold: float = 0.1
     late: float = 0.15
-    spec: Spec = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patients", tuple(self.patients))
@@ -65,7 +65,11 @@ class Options:
         if not 0 < self.sensitivity < 10:
             raise SpecError(f"glucose: sensitivity must be above 0 and below 10, got {self.sensitivity!r}")
         Sensor(noise=self.noise, lost=self.lost, bias=self.bias)
-        object.__setattr__(self, "spec", SPEC)
+
+    @property
+    def spec(self) -> Spec:
+        """What is seen and done, the same for all options."""
+        return SPEC
 
     def ward(self, names: Sequence[str], rngs: Sequence[np.random.Generator], steps: int) -> Ward:
         """Some patients, each with a random stream, for so many steps."""

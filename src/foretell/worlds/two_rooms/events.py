@@ -113,9 +113,9 @@ class _Change(Disturbance):
         self.event, self.at, self.rngs = event, at, rngs
         self.options = _looks(event, options)
         walled = event.name == "through_wall"
-        self.onset = np.full(
-            len(rngs), options.episode_steps + 1 if walled else 0 if event.kind == "appearance" else at + 1
-        )
+        never = options.episode_steps + 1
+        first = never if walled else 0 if event.kind == "appearance" else at + 1
+        self.onset = np.full(len(rngs), first)
         self.met = np.full(len(rngs), not walled)
         self.second: Array = np.zeros((len(rngs), 2))
         self.layout = self.second
