@@ -76,3 +76,17 @@ def test_where_nothing_changed_the_derivative_alone_counts_and_the_first_step_ha
     assert sum(found.channels.values()) == pytest.approx(1, abs=1e-5)
     with pytest.raises(SpecError, match="a step that a prediction reaches expected, got step 0"):
         attribute_surprise(model(), fitted, episode, 0)
+
+
+def test_what_moved_in_a_picture_is_where_it_is_now_not_where_it_was(fitted: Calibration) -> None:
+    episode = next(episodes(1, seed=7))
+    ratio = 1.0
+    for column, other in ((1, 12), (12, 1)):
+        camera = np.zeros_like(episode.observations["camera"])
+        for t, frame in enumerate(camera):
+            row, at = (t, column) if t < 10 else (9, other)
+            frame[row : row + 3, at : at + 3] = 255
+        moved = replace(episode, observations={**episode.observations, "camera": camera})
+        heat = attribute_surprise(model(), fitted, moved, 10).maps["camera"]
+        ratio *= heat[9:12, other : other + 3].sum() / heat[9:12, column : column + 3].sum()
+    assert ratio > 2000  # 500 beside the picture before alone

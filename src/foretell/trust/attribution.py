@@ -25,6 +25,8 @@ from foretell.trust.residuals import residuals
 
 _BLUR = 10
 """An image's heat is averaged over squares of a tenth of its shorter side."""
+_PAST = 32
+"""Steps before a prediction whose mean picture tells what is there now from what was there before, at most."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ def attribute_surprise(
     seen where the most surprising prediction started ("gradient x difference", the first-order part of Integrated
     Gradients, Sundararajan et al. 2017, arXiv 1703.01365). Where nothing changed at all, the derivative alone.
 
+    Pictures are compared with their mean over the steps until that prediction: where something has gone, a picture
+    differs from the one before as much as where it is now, yet from what was usual there it hardly does.
+
     seen: of the episode, if it is at hand. Raises SpecError for the first step, which nothing predicted.
     """
     if step == 0:
@@ -61,7 +66,12 @@ def attribute_surprise(
     values, given = found.values[step], found.given[step]
     view = int(calibration.law.ratios(values, given).argmax())
     back = 1 if view == calibration.law.blocks else (view + 1) * model.config.block
-    now, before = _step(model, episode, step), _step(model, episode, max(0, step - back))
+    start = max(0, step - back)
+    now = _step(model, episode, step)
+    before = [
+        _average(value, there) if value.dim() == 4 else value[-1:]
+        for value, there in shown(model, episode, slice(max(0, start + 1 - _PAST), start + 1))
+    ]
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_(True) for x, _ in now]
         latent = model.encode_normalised(zip(inputs, (m for _, m in now), strict=True))[0]
@@ -69,7 +79,7 @@ def attribute_surprise(
         moved = values + (latent - latent.detach()).to(values)
         score = calibration.law(moved, given)
         gradients = torch.autograd.grad(score, inputs)
-    changes = [(x.detach() - y) for x, (y, _) in zip(inputs, before, strict=True)]
+    changes = [x.detach() - y for x, y in zip(inputs, before, strict=True)]
     if not any(bool(c.any()) for c in changes):
         changes = [torch.ones_like(c) for c in changes]
     return _shares(model, [(g * c).abs()[0].cpu() for g, c in zip(gradients, changes, strict=True)])
@@ -99,6 +109,12 @@ def attribute_novelty(model: WorldModel, calibration: Calibration, episode: Epis
 
 def _step(model: WorldModel, episode: Episode, step: int) -> list[tuple[Tensor, Tensor]]:
     return shown(model, episode, slice(step, step + 1))
+
+
+def _average(values: Tensor, there: Tensor) -> Tensor:
+    """(1, C, H, W) mean of those of M pictures (M, C, H, W) that are there, (M,)."""
+    weights = there.to(values)[:, None, None, None]
+    return (values * weights).sum(0, keepdim=True) / weights.sum().clamp_min(1)
 
 
 def _shares(model: WorldModel, parts: list[Tensor], *, blur: bool = True) -> Attribution:
