@@ -18,16 +18,16 @@ from foretell.trust.support import Leaves
 class Script:
     """A monitor that finds what it is told to, step by step."""
 
-    reach = 3
+    reach, level = 3, 0.03
 
-    def __init__(self, *kinds: Kind | None) -> None:
-        self.kinds = kinds
+    def __init__(self, *kinds: Kind | None, p: float = 0.5) -> None:
+        self.kinds, self.p = kinds, p
 
     def judge(self, state: Watched, *shown: Any) -> tuple[Verdict, Watched]:
         kind = self.kinds[state.step]
         verdict = Verdict(
             step=state.step,
-            surprise=0.5,
+            surprise=self.p,
             novelty={},
             trusted=kind is None,
             alarm=False,
@@ -92,6 +92,14 @@ def test_it_stays_handed_over_where_what_careful_actions_led_to_surprises(kind: 
     assert all(a.mode == "hand_over" for a in found[when:]) == stays
     if stays:
         assert found[-1].reasons == ("careful actions did not do what was predicted",)
+
+
+@pytest.mark.parametrize(("p", "fails"), [(0.0099, True), (0.0101, False)])
+def test_careful_actions_are_judged_at_the_level_for_each_trial(p: float, fails: bool) -> None:
+    script = Script(*[None] * 6, p=p)
+    expected = ["slow_down"] + ["hand_over"] * 5 if fails else ["slow_down"] * 3 + ["carry_on"] * 3
+    assert modes(Abstention(script, careful=0.25, rest=2)) == expected  # type: ignore[arg-type]
+    assert modes(Abstention(script, careful=1, rest=2)) == ["carry_on"] * 6  # type: ignore[arg-type]
 
 
 class Scripted:

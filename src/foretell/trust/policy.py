@@ -38,7 +38,8 @@ class Abstention:
 
     careful: share of each action that is executed until what the first ones led to has been judged, at the start and
     after each time that it was handed over: a broken actuator shows by its doings only, and a safe action may hide it.
-    Where these surprise, it stays handed over: trying again and again would do the harm in small steps.
+    Where these surprise, it stays handed over: trying again and again would do the harm in small steps. That is asked
+    of them alone, at the monitor's level: of their `reach` p-values one is as low in so many trials at most (Bonferroni).
     patience: untrusted steps on end during which it only slows down. rest: steps for which it stays handed over; each
     time twice as many. support: looks at plans, too, at its own `level`; leaving: what to do while a plan is followed
     that leaves what training covered. Raises SpecError for numbers below 0, a share above 1 and an unknown mode,
@@ -95,7 +96,8 @@ class Abstention:
             handed = max(handed, self.rest * 2 ** (times - 1))
         # What careful actions led to is judged with the step after the last of them.
         trial = self.careful < 1 and 0 < state.acted <= self.monitor.reach
-        failed = state.failed or (serious and trial and verdict.kind == "surprise")
+        rare = verdict.surprise is not None and verdict.surprise * self.monitor.reach <= self.monitor.level
+        failed = state.failed or (trial and (rare or (serious and verdict.kind == "surprise")))
         left = state.left
         if plan is not None and self.support is not None:
             left = self.support.leaves(plan.latents.cpu(), plan.actions.cpu(), level=self.level)
