@@ -172,5 +172,5 @@ def test_training_calibrates_on_what_it_holds_out(
     told = json.loads(out)
     # A third of them gives the steps' scores, the others the alarms.
     alarms = told["held_out"] - max(1, told["held_out"] // 3)
-    assert told["lowest_level"] == pytest.approx(1 / (alarms + 1) / min(calibration.SHARES.values()))
+    assert told["lowest_level"] == pytest.approx(1 / (alarms + 1) / calibration.NEW[1])
     assert json.loads(say(capsys, "watch", tmp_path / "run", tmp_path / "rooms")[0])["episodes"] == 10

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tests.trust.samples import BLOCK, episodes, jumped, model, seen, without
 
 from foretell.errors import DataError, SpecError
+from foretell.trust import calibration
 from foretell.trust.calibration import Calibration, calibrate, evidence_paths, fit, see
+from foretell.trust.residuals import residuals
 
 LEVEL = 0.1
 
@@ -30,7 +33,7 @@ def paths(made: Calibration, some: list) -> tuple[torch.Tensor, torch.Tensor]:
     scores = [made.scores(world, see(world, e)) for e in some]
     surprise = torch.stack([made.surprise_p(s.surprise, tail=True) for s in scores])
     novelty = torch.stack([made.novelty_p(s.novelty, tail=True) for s in scores])
-    return evidence_paths(surprise, novelty, made.length, BLOCK)
+    return evidence_paths(surprise, novelty, made.length, made.memory(world))
 
 
 def test_p_values_of_fresh_episodes_are_uniform(made: Calibration) -> None:
@@ -72,12 +75,32 @@ def test_a_missing_channel_has_no_novelty_and_touches_no_surprise_beyond_its_rea
     gap = made.scores(world, see(world, without(episode, "place", 8)))
     assert bool(gap.novelty.isnan()[8].tolist() == [False, True])
     assert int(gap.novelty.isnan().sum()) == 1
-    # Of one raw step, one block and two.
-    touched = {8, 9, 10, 8 + BLOCK, 8 + 2 * BLOCK}
+    # Of one raw step, one block and two, and for as long as each is remembered.
+    touched = {t + since for t in (8, 9, 10, 8 + BLOCK, 8 + 2 * BLOCK) for since in range(BLOCK)}
     for t in range(1, 21):
         # A block later nothing but what looks at step 8 reaches.
         assert bool(gap.surprise[t].isnan()) == (t in (8, 8 + BLOCK))
         assert t in touched or gap.surprise[t] == whole.surprise[t]
+
+
+def test_a_surprise_is_the_mean_of_the_highest_each_view_had_within_a_block(made: Calibration) -> None:
+    world = model()
+    now = see(world, next(episodes(1, seed=6)))
+    found = residuals(world, now.latents, now.actions, made.law.blocks)
+    ratios = made.law.ratios(found.values, found.given).tolist()
+    for t, score in enumerate(made.scores(world, now).surprise.tolist()):
+        lately = [[r[v] for r in ratios[max(0, t - BLOCK + 1) : t + 1]] for v in range(made.law.views)]
+        known = [max(each) for each in lately if max(each) > -math.inf]
+        assert score == pytest.approx(np.mean(known), rel=1e-4) if known else math.isnan(score)
+
+
+def test_novelty_has_a_smaller_share_of_false_alarms_where_episodes_are_many(made: Calibration) -> None:
+    level = 1 / (made.episodes + 1)
+    assert made.shares(level / calibration.NEW[1])[1] == pytest.approx(calibration.NEW[1])
+    assert made.shares(level / 0.2)[1] == pytest.approx(0.2)
+    assert made.shares(level / calibration.NEW[0] * 1.5)[1] == calibration.NEW[0]
+    for asked in (level * 4, level * 6, 0.9):
+        assert sum(made.shares(asked)) + calibration.LATE == pytest.approx(1)
 
 
 def test_episodes_shorter_than_the_longest_prediction_have_the_scores_that_reach(made: Calibration) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from foretell.errors import DataError, SpecError
 from foretell.model.world_model import WorldModel
@@ -21,9 +22,12 @@ from foretell.trust.novelty import Novelty, fit_novelty, places_of
 from foretell.trust.residuals import Residuals, residuals
 from foretell.trust.surprise import ResidualLaw, fit_residual_law
 
-SHARES, LATE = {"surprise": 0.45, "novelty": 0.3}, 0.25
-"""Of a level of false alarms: what surprise and novelty may use within the length of calibration episodes, and both,
-half each, later. A jump shows once, what is new goes on being new: surprise gets more."""
+LATE = 0.2
+"""What surprise and novelty, half each, may use of a level of false alarms beyond the calibration episodes' length."""
+NEW = (0.15, 0.3)
+"""What novelty may use before: at least and, where calibration episodes are few, at most. Surprise gets all the rest:
+a jump shows once, what is new goes on being new.
+"""
 LASTING = 0.01
 """Weight of lasting surprise beside sudden one: with more of it ordinary episodes reach as high as those it is for."""
 BLOCKS = 2
@@ -95,7 +99,7 @@ class Calibration(nn.Module):
     @property
     def lowest(self) -> float:
         """The lowest share of false alarms that can be asked for with so many episodes."""
-        return 1 / (self.episodes + 1) / min(SHARES.values())
+        return 1 / (self.episodes + 1) / NEW[1]
 
     def scores(self, model: WorldModel, seen: Seen) -> Scores:
         """Of every step of an episode."""
@@ -110,6 +114,9 @@ class Calibration(nn.Module):
         """Scores (T,) of latents (T, N, D) and the actions between them (T - 1 or more, A), of what was predicted from
         steps without a missing channel (`gone`, (T,)) only; NaN at a first step and where a channel is missing.
         last: of the last step alone, (1,).
+
+        The mean over views of the highest of their ratios (`ResidualLaw.ratios`) within the last block: one change
+        shows in each view, but not at the same step.
         """
         found = residuals(model, latents, actions, self.law.blocks)
         block, history = model.config.block, model.config.history
@@ -118,8 +125,14 @@ class Calibration(nn.Module):
         for k, backs in enumerate(looks if bool(gone.any()) else ()):
             for back in backs:
                 found.values[back:, k][gone[: max(0, len(gone) - back)]] = math.nan
-        steps = slice(-1, None) if last else slice(None)
-        return torch.as_tensor(self.law(found.values[steps], found.given[steps]))
+        lately = slice(-block, None) if last else slice(None)
+        values = found.values[lately]
+        ratios = self.law.ratios(values, found.given[lately])
+        highest = functional.pad(ratios.T, (block - 1, 0), value=-math.inf).unfold(1, block, 1).amax(-1)
+        known = highest.isfinite()
+        scores = highest.masked_fill(~known, 0.0).sum(0) / known.sum(0)
+        scores = scores.masked_fill(values[..., 0].isnan().all(1), math.nan)
+        return scores[-1:] if last else scores
 
     @torch.no_grad()
     def new(self, early: Sequence[Tensor], missing: Tensor) -> Tensor:
@@ -128,8 +141,17 @@ class Calibration(nn.Module):
         return torch.stack(found, dim=1).masked_fill(missing, math.nan)
 
     def reach(self, model: WorldModel) -> int:
-        """Raw steps that a surprise looks back."""
+        """Raw steps that a prediction looks back."""
         return model.config.block * (self.law.blocks + model.config.history - 1)
+
+    def memory(self, model: WorldModel) -> int:
+        """Raw steps that a surprise looks back: at predictions within the last block."""
+        return self.reach(model) + model.config.block - 1
+
+    def shares(self, level: float) -> tuple[float, float]:
+        """Of a level of false alarms: what surprise and novelty may use within the length of calibration episodes."""
+        novelty = min(NEW[1], max(NEW[0], 1 / (self.episodes + 1) / level))
+        return 1 - LATE - novelty, novelty
 
     def surprise_p(self, scores: Tensor, *, tail: bool = False) -> Tensor:
         """p-values (...) of surprises (...), NaN for NaN; `tail`: extrapolated, for evidence."""
@@ -142,7 +164,7 @@ class Calibration(nn.Module):
 
     def thresholds(self, level: float, step: int) -> tuple[float, float]:
         """Log evidence of surprise and of novelty at which to alarm after a step (counted from 0), so that at most a
-        share `level` of ordinary episodes alarms, divided by `SHARES` and `LATE`.
+        share `level` of ordinary episodes alarms, divided by `shares` and `LATE`.
 
         For the steps that calibration episodes have the threshold is conformal and holds for exchangeable episodes
         however their steps depend on each other. For all later steps it is Ville's and rests on p-values of separate
@@ -150,12 +172,11 @@ class Calibration(nn.Module):
         Raises SpecError for a level outside (0, 1), DataError where calibration episodes are too few.
         """
         check_level(level, "alarms")
-        least = min(SHARES.values())
-        require_enough(self.episodes, least * level, f"alarms at {level:g}, {least:.3g} of it for novelty")
+        require_enough(self.episodes, NEW[1] * level, f"alarms at {level:g}, {NEW[1]:.3g} of it for novelty")
         late = -math.inf if step < self.length else -math.log(level * LATE / 2)
         surprise, novelty = (
             max(late, float(quantile(self.get_buffer(f"{name}_episodes"), 1 - share * level)))
-            for name, share in SHARES.items()
+            for name, share in zip(("surprise", "novelty"), self.shares(level), strict=True)
         )
         return surprise, novelty
 
@@ -372,7 +393,7 @@ def calibrate(
     )
     made.get_buffer("surprise_steps").copy_(surprise)
     made.get_buffer("novelty_steps").copy_(novelty.T.sort(dim=1).values)
-    most = [_highest(made, scores[i], made.reach(model)) for i in whole]
+    most = [_highest(made, scores[i], made.memory(model)) for i in whole]
     made.get_buffer("surprise_episodes").copy_(torch.stack([m[0] for m in most]).sort().values)
     made.get_buffer("novelty_episodes").copy_(torch.stack([m[1] for m in most]).sort().values)
     return made.eval().requires_grad_(False)
@@ -392,7 +413,7 @@ def require_episodes(total: int, level: float | None = None) -> None:
 
 def enough(total: int, level: float | None) -> bool:
     """Whether so many calibration episodes allow alarms at a level, if any is asked for."""
-    return level is None or total - _for_steps(total) >= needed(min(SHARES.values()) * level)
+    return level is None or total - _for_steps(total) >= needed(NEW[1] * level)
 
 
 def _for_steps(total: int) -> int:

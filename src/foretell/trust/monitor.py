@@ -70,7 +70,7 @@ class Monitor:
     """Watches one stream in constant time and memory per step.
 
     level: share of ordinary episodes that may alarm. A stream is an episode: `reset` begins another.
-    reach: raw steps that a verdict looks back.
+    reach: raw steps that a prediction looks back; memory: that a verdict does.
     Raises SpecError for a level outside (0, 1), DataError where the calibration cannot give it.
     """
 
@@ -79,7 +79,7 @@ class Monitor:
         self.model, self.calibration, self.level = model, calibration.cpu(), level
         self._early = calibration.thresholds(level, 0)
         self._late = calibration.thresholds(level, calibration.length)
-        self.reach = calibration.reach(model)
+        self.reach, self.memory = calibration.reach(model), calibration.memory(model)
         self.state = Watched()
 
     def reset(self) -> None:
@@ -125,10 +125,10 @@ class Monitor:
         seen = see(self.model, shown)
         now = replace(
             state,
-            latents=(*state.latents, seen.latents[0])[-self.reach - 1 :],
-            missing=(*state.missing, bool(seen.missing.any()))[-self.reach - 1 :],
-            actions=(*state.actions, *taken)[-self.reach :],
-            shown=(*state.shown, shown)[-self.reach - 1 :],
+            latents=(*state.latents, seen.latents[0])[-self.memory - 1 :],
+            missing=(*state.missing, bool(seen.missing.any()))[-self.memory - 1 :],
+            actions=(*state.actions, *taken)[-self.memory :],
+            shown=(*state.shown, shown)[-self.memory - 1 :],
         )
         surprise = self.calibration.surprise(self.model, *_lately(now), last=True)[0]
         return self._verdict(now, surprise, self.calibration.new(seen.early, seen.missing)[0])
@@ -151,7 +151,7 @@ class Monitor:
             made.surprise_p(surprise, tail=True),
             made.novelty_p(novelty, tail=True),
             change_weight(state.step, made.length),
-            self.reach,
+            self.memory,
         )
         enduring = high[0] - math.log(LASTING)
         p, each = float(made.surprise_p(surprise)), [float(x) for x in made.novelty_p(novelty)]

@@ -38,8 +38,8 @@ class Abstention:
 
     careful: share of each action that is executed until what the first ones led to has been judged, at the start and
     after each time that it was handed over: a broken actuator shows by its doings only, and a safe action may hide it.
-    Where these surprise, it stays handed over: trying again and again would do the harm in small steps. That is asked
-    of them alone, at the monitor's level: of their `reach` p-values one is as low in so many trials at most (Bonferroni).
+    Where these surprise, it stays handed over: trying again and again would do the harm in small steps. They are judged
+    by themselves, too, at the monitor's level: the lowest of their `reach` p-values (Bonferroni).
     patience: untrusted steps on end during which it only slows down. rest: steps for which it stays handed over; each
     time twice as many. support: looks at plans, too, at its own `level`; leaving: what to do while a plan is followed
     that leaves what training covered. Raises SpecError for numbers below 0, a share above 1 and an unknown mode,
