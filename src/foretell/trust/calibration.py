@@ -107,16 +107,18 @@ class Calibration(nn.Module):
             self.surprise(model, seen.latents, seen.missing.any(1), seen.actions), self.new(seen.early, seen.missing)
         )
 
-    @torch.no_grad()
-    def surprise(
-        self, model: WorldModel, latents: Tensor, gone: Tensor, actions: Tensor, *, last: bool = False
-    ) -> Tensor:
+    def surprise(self, model: WorldModel, latents: Tensor, gone: Tensor, actions: Tensor) -> Tensor:
         """Scores (T,) of latents (T, N, D) and the actions between them (T - 1 or more, A), of what was predicted from
         steps without a missing channel (`gone`, (T,)) only; NaN at a first step and where a channel is missing.
-        last: of the last step alone, (1,).
+        """
+        return pooled(self.ratios(model, latents, gone, actions), model.config.block)
 
-        The mean over views of the highest of their ratios (`ResidualLaw.ratios`) within the last block: one change
-        shows in each view, but not at the same step.
+    @torch.no_grad()
+    def ratios(
+        self, model: WorldModel, latents: Tensor, gone: Tensor, actions: Tensor, *, last: bool = False
+    ) -> Tensor:
+        """How surprising each view is (T, V), as `ResidualLaw.ratios`, -inf where there is none; arguments as in
+        `surprise`. last: of the last step alone, (1, V).
         """
         found = residuals(model, latents, actions, self.law.blocks)
         block, history = model.config.block, model.config.history
@@ -125,14 +127,8 @@ class Calibration(nn.Module):
         for k, backs in enumerate(looks if bool(gone.any()) else ()):
             for back in backs:
                 found.values[back:, k][gone[: max(0, len(gone) - back)]] = math.nan
-        lately = slice(-block, None) if last else slice(None)
-        values = found.values[lately]
-        ratios = self.law.ratios(values, found.given[lately])
-        highest = functional.pad(ratios.T, (block - 1, 0), value=-math.inf).unfold(1, block, 1).amax(-1)
-        known = highest.isfinite()
-        scores = highest.masked_fill(~known, 0.0).sum(0) / known.sum(0)
-        scores = scores.masked_fill(values[..., 0].isnan().all(1), math.nan)
-        return scores[-1:] if last else scores
+        steps = slice(-1, None) if last else slice(None)
+        return self.law.ratios(found.values[steps], found.given[steps])
 
     @torch.no_grad()
     def new(self, early: Sequence[Tensor], missing: Tensor) -> Tensor:
@@ -237,6 +233,15 @@ class Evidence:
         # The lowest of several p-values, corrected for having chosen it (Bonferroni).
         lowest = (novelty_p.nan_to_num(nan=1.0).amin(-1) * channels).clamp_max(1.0)
         return Evidence(lasting, sudden, passing(self.novelty, lowest, weight))
+
+
+def pooled(ratios: Tensor, block: int) -> Tensor:
+    """Surprise (T,) of successive steps: the mean over views of the highest of their ratios (T, V) within the last
+    `block` steps. One change shows in each view, but not at the same step. NaN where a step has no view (all -inf).
+    """
+    highest = functional.pad(ratios.T, (block - 1, 0), value=-math.inf).unfold(1, block, 1).amax(-1)
+    known = highest.isfinite()
+    return (highest.masked_fill(~known, 0.0).sum(0) / known.sum(0)).masked_fill(ratios.isinf().all(1), math.nan)
 
 
 def evidence_paths(surprise_p: Tensor, novelty_p: Tensor, length: int, overlap: int) -> tuple[Tensor, Tensor]:
