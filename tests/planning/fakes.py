@@ -26,10 +26,11 @@ MIXED = Spec(
 
 @dataclass(frozen=True)
 class Sizes:
-    """Raw steps per latent step, and latents in a context."""
+    """Raw steps per latent step, latents in a context, and raw steps that a latent takes."""
 
     block: int = 1
     history: int = 1
+    look: int = 1
 
 
 @dataclass
@@ -54,6 +55,11 @@ class PointMass:
         self.encoded += 1
         self.masks.append(valid)
         return observations["position"].unsqueeze(2)
+
+    def looking_back(
+        self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        raise AssertionError("a model that takes one step is not asked")
 
     def rollout(self, context: Tensor, past: Tensor, plan: Tensor) -> Tensor:
         self.contexts.append(context)

@@ -22,11 +22,11 @@ SPEC = Spec(
 BLOCK = 2
 
 
-def model(history: int = 1) -> WorldModel:
+def model(history: int = 1, look: int = 1) -> WorldModel:
     """Untrained: what it predicts is off, but off in the same way on episodes of the same kind."""
     torch.manual_seed(0)
-    made = WorldModel(SPEC, ModelConfig(latent=4, block=BLOCK, history=history, stem=4, features=8, width=8, depth=1))
-    return made.eval()
+    sizes = ModelConfig(latent=4, block=BLOCK, history=history, look=look, stem=4, features=8, width=8, depth=1)
+    return WorldModel(SPEC, sizes).eval()
 
 
 def episodes(count: int, *, seed: int, steps: int = 20) -> Iterator[Episode]:

@@ -40,9 +40,9 @@ def watch(monitor: Monitor, episode: Episode, acting: bool = True) -> list[Verdi
     return found
 
 
-@pytest.mark.parametrize("history", [1, 2])
-def test_says_step_by_step_what_the_whole_episode_says(history: int) -> None:
-    world = model(history)
+@pytest.mark.parametrize(("history", "look"), [(1, 1), (2, 1), (1, 9)])
+def test_says_step_by_step_what_the_whole_episode_says(history: int, look: int) -> None:
+    world = model(history, look)
     made = calibrate(
         fit(world, seen(world, episodes(20, seed=1)), seed=0, steps=300),
         world,

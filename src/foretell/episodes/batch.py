@@ -13,7 +13,8 @@ class Batch:
     """B windows of T latent steps, in raw units.
 
     observations: by channel name, (B, T, *shape); images uint8, the rest float32.
-        Quantities stand here too; models pick the channels that their spec's `observations` name.
+        Quantities stand here too; models pick the channels that their spec's `observations` name. Where windows look
+        back, vectors among the observations are (B, T, F, look), and so are their masks.
     valid: by channel name, (B, T) for images, (B, T, F) for vectors and waveforms, bool.
         Invalid entries of `observations` are zero.
     actions: (B, T-1, block * A) float32: the `block` raw actions between two latent steps, in order.

@@ -62,6 +62,21 @@ class Cache:
                 self.valid[channel.name] = self._map(f"{channel.name}.valid", (rows, *fields), np.bool_)
         self.values[ACTION] = self._map(ACTION, (rows, store.spec.action.size), np.float32)
 
+    def lately(
+        self, name: str, rows: NDArray[np.int64], first: NDArray[np.int64], look: int
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """A vector channel's last `look` rows up to each of `rows` (any shape): values and validity, (*rows, F, look).
+
+        first: the first row of the episode of each; rows before it are not valid, and zero like all that are not.
+        """
+        at = rows[..., None] + np.arange(1 - look, 1)
+        there = np.broadcast_to((at >= first[..., None])[..., None], (*at.shape, self.values[name].shape[1]))
+        at = np.maximum(at, 0)
+        if name in self.valid:
+            there = there & self.valid[name][at]
+        values = np.where(there, self.values[name][at], np.float32(0))
+        return np.moveaxis(values, -1, -2), np.moveaxis(there, -1, -2)
+
     def _map(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         path = self.path / f"{name}.bin"
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -28,8 +28,9 @@ class Windows:
     """Every window of `length` latent steps, `block` raw steps apart, that fits inside an episode of the store.
 
     A window spans (length - 1) * block + 1 raw steps; windows start at every raw step. episodes: those to use
-    (None: all). cache: folder for the cache (None: inside the store); as an attribute, the cache itself.
-    Raises DataError if no episode is long enough, SpecError for a length or block below 1.
+    (None: all). look: raw steps, up to that of each latent step, that vectors among the observations come with.
+    cache: folder for the cache (None: inside the store); as an attribute, the cache itself.
+    Raises DataError if no episode is long enough, SpecError for a length, block or look below 1.
     """
 
     def __init__(
@@ -38,12 +39,13 @@ class Windows:
         *,
         length: int,
         block: int = 1,
+        look: int = 1,
         episodes: Sequence[int] | None = None,
         cache: Path | None = None,
     ) -> None:
-        if length < 1 or block < 1:
-            raise SpecError(f"windows need a length and a block of at least 1, got {length} and {block}")
-        self.store, self.length, self.block = store, length, block
+        if min(length, block, look) < 1:
+            raise SpecError(f"windows need a length, block and look of at least 1, got {length}, {block} and {look}")
+        self.store, self.length, self.block, self.look = store, length, block, look
         self.span = (length - 1) * block + 1
         chosen = np.arange(len(store)) if episodes is None else np.asarray(list(episodes), np.int64)
         if chosen.size and (chosen.min() < 0 or chosen.max() >= len(store)):
@@ -59,7 +61,9 @@ class Windows:
         self._ends = np.cumsum(counts)
         self._offsets = self.cache.starts[chosen] - (self._ends - counts)
         self._episodes = chosen
-        self._gathers = {n: _Gather(v, length, block) for n, v in self.cache.values.items() if n != ACTION}
+        self._looking = [c.name for c in store.spec.observations if c.kind == "vector" and look > 1]
+        alone = self.cache.values.keys() - {ACTION, *self._looking}
+        self._gathers = {n: _Gather(v, length, block) for n, v in self.cache.values.items() if n in alone}
         self._masks = {n: _Gather(v, length, block) for n, v in self.cache.valid.items()}
         self._actions = _Gather(self.cache.values[ACTION], self.span - 1, 1)
         self._images = {c.name for c in store.spec.channels if c.kind == "image"}
@@ -80,7 +84,9 @@ class Windows:
         indices = np.asarray(indices, np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"windows 0 to {len(self) - 1} expected, got {indices.min()} to {indices.max()}")
-        rows, count = torch.from_numpy(self._rows(indices)), len(indices)
+        episodes, first = self.locate(indices)
+        begin = self.cache.starts[episodes]
+        rows, count = torch.from_numpy(begin + first), len(indices)
         valid = {}
         for name in self._gathers:
             if name in self._masks:
@@ -88,9 +94,14 @@ class Windows:
             else:
                 shape = (count, self.length) if name in self._images else (count, self.length, self._fields[name])
                 valid[name] = torch.ones(shape, dtype=torch.bool)
+        observations = {name: gather(rows) for name, gather in self._gathers.items()}
+        steps = (begin + first)[:, None] + np.arange(self.length) * self.block
+        for name in self._looking:
+            values, there = self.cache.lately(name, steps, np.broadcast_to(begin[:, None], steps.shape), self.look)
+            observations[name], valid[name] = torch.from_numpy(values), torch.from_numpy(there)
         size = self.store.spec.action.size
         return Batch(
-            {name: gather(rows) for name, gather in self._gathers.items()},
+            observations,
             valid,
             self._actions(rows).reshape(count, self.length - 1, self.block * size),
         )

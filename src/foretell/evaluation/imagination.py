@@ -75,7 +75,7 @@ def open_loop(model: WorldModel, trace: Trace) -> Tensor:
     with torch.no_grad():
         tensors = {n: torch.from_numpy(np.ascontiguousarray(x)) for n, x in seen.items()}
         floats = {n: x if x.dtype == torch.uint8 else x.float() for n, x in tensors.items()}
-        start = model.encode({n: x[:, None].to(model.device) for n, x in floats.items()})
+        start = model.encode(*model.looking_back({n: x[None].to(model.device) for n, x in floats.items()}))[0, :, None]
         latents = torch.empty(total, *start.shape[2:])
         for offset in range(min(block, total)):
             latents[offset] = start[offset, 0].cpu()

@@ -45,20 +45,21 @@ class ImageEncoder(nn.Module):
 
 
 class VectorEncoder(nn.Module):
-    """A two-layer perceptron on normalised fields and their masks, (M, F) to (M, width)."""
+    """A two-layer perceptron on normalised fields and their masks, (M, F) or, looking back, (M, F, L) to (M, width)."""
 
-    def __init__(self, fields: int, width: int) -> None:
+    def __init__(self, fields: int, width: int, look: int = 1) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(2 * fields, width), nn.GELU(), nn.Linear(width, width))
+        self.layers = nn.Sequential(nn.Linear(2 * fields * look, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, values: Tensor, valid: Tensor) -> Tensor:
-        """values (M, F) normalised, valid (M, F) bool -> (M, width)."""
+        """values (M, F) or (M, F, L) normalised, valid the same bool -> (M, width)."""
         mask = valid.to(values.dtype)
-        return torch.as_tensor(self.layers(torch.cat([values.masked_fill(~valid, 0), mask], dim=-1)))
+        return torch.as_tensor(self.layers(torch.cat([values.masked_fill(~valid, 0), mask], dim=1).flatten(1)))
 
     def early(self, values: Tensor, valid: Tensor) -> Tensor:
-        """The values themselves, (M, F, 1), their mean where they are not valid."""
-        return values.masked_fill(~valid, 0)[..., None]
+        """The values of now, (M, F, 1), their mean where they are not valid."""
+        known = values.masked_fill(~valid, 0)
+        return known[..., -1:] if known.dim() > 2 else known[..., None]
 
 
 class WaveformEncoder(nn.Module):
@@ -93,13 +94,13 @@ def _masked(values: Tensor, valid: Tensor) -> Tensor:
 Encoder = ImageEncoder | VectorEncoder | WaveformEncoder
 
 
-def encoder_for(channel: Channel, stem: int, width: int) -> Encoder:
-    """The encoder of a channel's kind, with features of `width`."""
+def encoder_for(channel: Channel, stem: int, width: int, look: int = 1) -> Encoder:
+    """The encoder of a channel's kind, with features of `width`; of a vector's last `look` raw steps."""
     if channel.kind == "image":
         return ImageEncoder(channel.shape, stem, width)
     if channel.kind == "waveform":
         return WaveformEncoder(channel.shape, stem, width)
-    return VectorEncoder(channel.shape[0], width)
+    return VectorEncoder(channel.shape[0], width, look)
 
 
 def _after(size: int, kernel: int, stride: int, padding: int) -> int:

@@ -39,16 +39,20 @@ def encode_episodes(
     if not rows:
         return []
     flat = np.concatenate(rows)
+    begin = np.repeat(decoded.starts[list(episodes)], [len(r) for r in rows])
     names = [c.name for c in model.spec.observations]
     # Kept apart, the parts would leave holes between them in what the larger tensors of the encoder are taken from.
     latents = torch.empty(len(flat), 1, model.config.latent)
     with _frozen(model):
         for first in range(0, len(flat), _AT_ONCE):
             at = flat[first : first + _AT_ONCE]
-            seen = {n: torch.from_numpy(decoded.values[n][at])[:, None].to(model.device) for n in names}
-            valid = {
-                n: torch.from_numpy(decoded.valid[n][at])[:, None].to(model.device) for n in names if n in decoded.valid
-            }
+            arrays = {n: decoded.values[n][at] for n in names}
+            masks = {n: decoded.valid[n][at] for n in names if n in decoded.valid}
+            for n in model.looking:
+                arrays[n], masks[n] = decoded.lately(n, at, begin[first : first + _AT_ONCE], model.config.look)
+            seen, valid = (
+                {n: torch.from_numpy(x)[:, None].to(model.device) for n, x in each.items()} for each in (arrays, masks)
+            )
             latents[first : first + len(at)] = model.encode(seen, valid)[:, 0]
     return list(torch.split(latents, [len(r) for r in rows]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -30,6 +31,9 @@ class ModelConfig:
     """Raw steps between two latent steps."""
     history: int = 1
     """Latents that the predictor looks at."""
+    look: int = 1
+    """Raw steps, this one the last, that a latent takes of vector channels: what they show may depend on what was
+    done and measured long before (insulin works for hours)."""
     stem: int = 16
     """Channels of the first convolution."""
     features: int = 256
@@ -40,7 +44,7 @@ class ModelConfig:
     """Residual blocks of the predictor."""
 
     def __post_init__(self) -> None:
-        require_whole("model", self, 1, "latent", "block", "history", "stem", "features", "width", "depth")
+        require_whole("model", self, 1, "latent", "block", "history", "look", "stem", "features", "width", "depth")
         if not isinstance(self.context, int) or not 0 <= self.context < self.latent:
             raise SpecError(f"model: context must be a whole number from 0 to latent - 1, got {self.context!r}")
 
@@ -57,7 +61,9 @@ class WorldModel(nn.Module):
         self.spec, self.config = spec, config
         parts = [config.latent - config.context] + [config.context] * (config.context > 0)
         width = config.features
-        self.encoders = nn.ModuleList(encoder_for(c, config.stem, width * len(parts)) for c in spec.observations)
+        self.encoders = nn.ModuleList(
+            encoder_for(c, config.stem, width * len(parts), config.look) for c in spec.observations
+        )
         # What moves and what stays are fused apart: in shared features the stronger signal silences the weaker.
         self.fuse = nn.ModuleList(
             nn.Sequential(
@@ -102,11 +108,33 @@ class WorldModel(nn.Module):
         """Latents (B, T, N, D) of observations (B, T, *shape) in raw units.
 
         valid: (B, T), or (B, T, F) for vectors and waveforms; channels not named are valid throughout.
-        Raises SpecError where a channel is missing or has another shape than the spec's.
+        Where `config.look` is more than 1, vectors come as (B, T, F, look), with masks of that shape, as `looking_back`
+        makes them. Raises SpecError where a channel is missing or has another shape than the spec's.
         """
         latent = self.encode_normalised(self.normalised(observations, valid))
         batch, steps = observations[self.spec.observations[0].name].shape[:2]
         return latent.view(batch, steps, 1, self.config.latent)
+
+    @cached_property
+    def looking(self) -> frozenset[str]:
+        """Channels that a latent takes several raw steps of."""
+        return frozenset(c.name for c in self.spec.observations if c.kind == "vector" and self.config.look > 1)
+
+    def looking_back(
+        self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What `encode` takes of successive raw steps: observations (B, T, *shape) and masks, none earlier than these.
+
+        Steps before the first are missing.
+        """
+        values, masks = dict(observations), dict(valid or {})
+        for name in self.looking & values.keys():
+            x = values[name]
+            there = masks.get(name)
+            there = torch.ones_like(x, dtype=torch.bool) if there is None else there
+            there = there[..., None].expand_as(x) if there.dim() == 2 else there
+            values[name], masks[name] = (_lately(v, self.config.look) for v in (x, there))
+        return values, masks
 
     def encode_normalised(self, channels: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         """Latents (M, D) of what `normalised` gives, in float32: where the derivative of a latent by what is seen is
@@ -135,8 +163,10 @@ class WorldModel(nn.Module):
             if channel.name not in observations:
                 raise SpecError(f"channel {channel.name} is missing; the model was trained with it")
             values = observations[channel.name]
-            if tuple(values.shape[2:]) != channel.shape:
-                expected = f"(batch, steps, {', '.join(map(str, channel.shape))})"
+            looks = channel.name in self.looking
+            shape = (*channel.shape, self.config.look) if looks else channel.shape
+            if tuple(values.shape[2:]) != shape:
+                expected = f"(batch, steps, {', '.join(map(str, shape))})"
                 raise SpecError(f"channel {channel.name}: {expected} expected, got {tuple(values.shape)}")
             if channel.kind == "image" and values.dtype != torch.uint8:
                 raise SpecError(f"channel {channel.name}: uint8 expected, got {values.dtype}")
@@ -148,7 +178,7 @@ class WorldModel(nn.Module):
                     torch.ones(flat.shape[0], dtype=torch.bool, device=flat.device) if mask is None else mask.flatten()
                 )
             else:
-                shape = (batch, steps, channel.shape[0])
+                shape = (batch, steps, *(shape if looks else shape[:1]))
                 mask = torch.ones(shape, dtype=torch.bool, device=flat.device) if mask is None else mask
                 seen = (mask[..., None].expand(shape) if mask.dim() == 2 else mask).flatten(0, 1)
             yield self._normalise(channel.name, flat.permute(0, 3, 1, 2) if channel.kind == "image" else flat), seen
@@ -219,6 +249,11 @@ def _scale(std: Tensor, mean: Tensor, image: bool) -> Tensor:
 def _buffer(what: str, name: str) -> str:
     # Buffers' names hold no dot, channels' no slash: so no two channels share a buffer.
     return f"{what}_{name.replace('.', '/')}"
+
+
+def _lately(x: Tensor, look: int) -> Tensor:
+    """(B, T, F) -> (B, T, F, look): each step after those before it, zeros (False) before the first."""
+    return functional.pad(x, (0, 0, look - 1, 0)).unfold(1, look, 1)
 
 
 def _windows(x: Tensor, history: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -31,6 +31,10 @@ Propose = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Context (B, H, N, D), past (B, H-1, A) and goal latents (B, N, D), if any -> plans (B, P, K, A) to consider."""
 
 
+Shown = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Vectors of one step, (B, 1, F) by channel, and their masks of the same shape."""
+
+
 class Sizes(Protocol):
     """What a controller needs of a model's configuration: raw steps per latent step, latents in a context."""
 
@@ -42,6 +46,11 @@ class Sizes(Protocol):
     @property
     def history(self) -> int:
         """Latents that a prediction looks at."""
+        ...
+
+    @property
+    def look(self) -> int:
+        """Raw steps of vectors that a latent takes."""
         ...
 
 
@@ -65,6 +74,12 @@ class Model(Imagines, Protocol):
 
     def encode(self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None) -> Tensor:
         """Latents (B, T, N, D) of observations (B, T, *shape)."""
+        ...
+
+    def looking_back(
+        self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What `encode` takes of successive raw steps (B, T, *shape)."""
         ...
 
 
@@ -97,6 +112,7 @@ class State:
     time: raw steps taken. stage: the cost of being at a latent. goal: (B, N, D) latents of the goal
     observations, None where the goal is a stage cost.
     times, latents: when what was seen, the newest last, each (B, N, D); only what a coming context needs.
+    shown: vectors (B, 1, F) and masks of the steps before that the next latent takes; none where it takes one step.
     actions: (B, T, A) the latest raw actions executed, the newest last.
     search: where the next search starts from. plan: the latest, actions (B, K, block * A); planned_at: its time.
     imagined: (B, K, N, D) the latents that the plan is expected to lead to.
@@ -111,6 +127,7 @@ class State:
     latents: tuple[Tensor, ...]
     actions: Tensor
     search: PlanState
+    shown: tuple[Shown, ...] = ()
     plan: Plan | None = None
     planned_at: int = 0
     imagined: Tensor | None = None
@@ -155,6 +172,7 @@ class Controller:
         self.config = ControllerConfig() if config is None else config
         self.distance, self.penalty, self.inside, self.propose, self.scale = distance, penalty, inside, propose, scale
         self.spec, self.block, self.history = model.spec, model.config.block, model.config.history
+        self.look = model.config.look
         if self.spec.action.size == 0:
             raise SpecError("controller: the spec names no actions, so there is nothing to plan")
         if guard is not None and self.spec.action.safe is None:
@@ -226,7 +244,9 @@ class Controller:
             steps, masks = checked(self.spec, observations, valid, batch=state.batch)
             before = state.actions[:, -1] if state.time else None
             if self._needed(state.time):
-                state = self._seen(state, self._encode(steps, masks))
+                state = self._seen(state, self._encode(steps, masks, state.shown))
+            if self.look > 1:
+                state = replace(state, shown=(*state.shown, self._vectors(steps, masks))[1 - self.look :])
             if state.time % self.config.replan_every == 0:
                 state = self._replan(state)
             actions, state = self._act(state)
@@ -326,12 +346,28 @@ class Controller:
         past = state.actions[:, state.actions.shape[1] - steps :]
         return context, past.reshape(state.batch, length - 1, self.block * self.spec.action.size)
 
-    def _encode(self, steps: dict[str, Tensor], masks: dict[str, Tensor] | None) -> Tensor:
-        """Latents (B, N, D) of one step of checked observations."""
+    def _encode(
+        self, steps: dict[str, Tensor], masks: dict[str, Tensor] | None, before: Sequence[Shown] = ()
+    ) -> Tensor:
+        """Latents (B, N, D) of one step of checked observations. before: vectors of the steps before it."""
         device = self.model.device
         here = {name: values.to(device) for name, values in steps.items()}
         seen = None if masks is None else {name: mask.to(device) for name, mask in masks.items()}
+        if self.look > 1:
+            shown = [*before, self._vectors(steps, masks)]
+            joined = (
+                {n: torch.cat([x[n] for x in each], 1).to(device) for n in each[0]} for each in zip(*shown, strict=True)
+            )
+            values, there = ({n: x[:, -1:] for n, x in each.items()} for each in self.model.looking_back(*joined))
+            here, seen = {**here, **values}, {**(seen or {}), **there}
         return self.model.encode(here, seen).squeeze(1)
+
+    def _vectors(self, steps: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> Shown:
+        names = [c.name for c in self.spec.observations if c.kind == "vector"]
+        values = {n: steps[n] for n in names}
+        if masks is None:
+            return values, {n: torch.ones_like(x, dtype=torch.bool) for n, x in values.items()}
+        return values, {n: masks[n] if masks[n].dim() == 3 else masks[n][..., None].expand_as(values[n]) for n in names}
 
 
 def _bounds(action: ActionSpec, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,10 @@ def train(
             return checkpoint.load(out, ranks.device).model
         if not ranks.first:
             ranks.wait()
-        windows = Windows(store, length=config.length, block=config.model.block, episodes=run.training, cache=cache)
+        sizes = config.model
+        windows = Windows(
+            store, length=config.length, block=sizes.block, look=sizes.look, episodes=run.training, cache=cache
+        )
         if ranks.first:
             ranks.wait()
         return _Training(windows, out, run, ranks, init).run(on_step)

@@ -57,13 +57,13 @@ def attribute_surprise(
     Pictures are compared with their mean over the steps until that prediction: where something has gone, a picture
     differs from the one before as much as where it is now, yet from what was usual there it hardly does.
 
-    seen: of the episode, if it is at hand. Raises SpecError for the first step, which nothing predicted.
+    seen: of the episode or its last steps, if at hand. Raises SpecError for the first step, which nothing predicted.
     """
     if step == 0:
         raise SpecError("attribution: a step that a prediction reaches expected, got step 0")
     seen = see(model, episode) if seen is None else seen
     found = residuals(model, seen.latents, seen.actions, calibration.law.blocks)
-    values, given = found.values[step], found.given[step]
+    values, given = found.values[step - len(episode)], found.given[step - len(episode)]
     view = int(calibration.law.ratios(values, given).argmax())
     back = 1 if view == calibration.law.blocks else (view + 1) * model.config.block
     start = max(0, step - back)

@@ -258,13 +258,13 @@ def evidence_paths(surprise_p: Tensor, novelty_p: Tensor, length: int, overlap: 
 
 
 @torch.no_grad()
-def see(model: WorldModel, episode: Episode) -> Seen:
-    """What a model sees of an episode of its spec."""
+def see(model: WorldModel, episode: Episode, *, last: bool = False) -> Seen:
+    """What a model sees of an episode of its spec. last: of its last step alone, beside all actions."""
     names = [c.name for c in model.spec.observations]
     steps = len(episode.observations[names[0]])
     latents: list[Tensor] = []
     early: list[list[Tensor]] = []
-    for first in range(0, steps, _AT_ONCE):
+    for first in range(steps - 1 if last else 0, steps, _AT_ONCE):
         inputs = shown(model, episode, slice(first, first + _AT_ONCE))
         latents.append(model.encode_normalised(inputs)[:, None].cpu())
         early.append([places_of(f)[0].float().cpu() for f in model.early(inputs)])
@@ -275,21 +275,25 @@ def see(model: WorldModel, episode: Episode) -> Seen:
     return Seen(
         torch.cat(latents),
         tuple(torch.cat(parts) for parts in zip(*early, strict=True)),
-        missing,
+        missing[-1:] if last else missing,
         torch.from_numpy(np.array(episode.actions, np.float32)),
     )
 
 
 def shown(model: WorldModel, episode: Episode, steps: slice) -> list[tuple[Tensor, Tensor]]:
     """What the encoder of each channel takes of some steps of an episode; see `WorldModel.normalised`."""
-
-    def batch(values: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.array(values[steps]))[:, None].to(model.device)
-
+    first, end, _ = steps.indices(len(episode))
     names = [c.name for c in model.spec.observations]
-    values = {n: batch(episode.observations[n]) for n in names}
-    masks = {n: batch(episode.valid[n]) for n in names if n in episode.valid}
-    return list(model.normalised({n: v if v.dtype == torch.uint8 else v.float() for n, v in values.items()}, masks))
+    lead = {n: min(first, model.config.look - 1) if n in model.looking else 0 for n in names}
+
+    def batch(name: str, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.array(values[first - lead[name] : end]))[None].to(model.device)
+
+    values = {n: batch(n, episode.observations[n]) for n in names}
+    masks = {n: batch(n, episode.valid[n]) for n in names if n in episode.valid}
+    values = {n: v if v.dtype == torch.uint8 else v.float() for n, v in values.items()}
+    seen, there = model.looking_back(values, masks)
+    return list(model.normalised(*({n: x[:, lead[n] :] for n, x in each.items()} for each in (seen, there))))
 
 
 def fit(

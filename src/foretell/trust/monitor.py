@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -124,14 +124,15 @@ class Monitor:
         taken = () if action is None else (_action(action, size),)
         shown = _single(self.model, observation, valid)
         with torch.inference_mode():  # A tenth faster than without gradients alone.
-            seen = see(self.model, shown)
+            looks = (*state.shown, shown)[-self.model.config.look :]
+            seen = see(self.model, _joined(looks), last=True)
         now = replace(
             state,
             # Copied: an attribution takes gradients beside them.
             latents=(*state.latents, seen.latents[0].clone())[-self.reach - 1 :],
             missing=(*state.missing, bool(seen.missing.any()))[-self.reach - 1 :],
             actions=(*state.actions, *taken)[-self.reach :],
-            shown=(*state.shown, shown)[-self.reach - 1 :],
+            shown=(*state.shown, shown)[-max(self.reach + 1, self.model.config.look) :],
         )
         with torch.inference_mode():
             ratios = self.calibration.ratios(self.model, *_lately(now), last=True)
@@ -148,7 +149,8 @@ class Monitor:
         fields = {c.name: c.fields for c in self.model.spec.observations}
         latents, gone, actions = _lately(state)
         seen = Seen(latents, (), gone[:, None], actions)
-        found = attribute_surprise(self.model, self.calibration, _joined(state), len(latents) - 1, seen)
+        episode = _joined(state.shown)
+        found = attribute_surprise(self.model, self.calibration, episode, len(episode) - 1, seen)
         return f"{found.top(fields)}: {said} (p = {p:.1g} now)"
 
     def _verdict(self, state: Watched, surprise: Tensor, novelty: Tensor) -> tuple[Verdict, Watched]:
@@ -190,17 +192,18 @@ class Monitor:
         return verdict, replace(state, step=state.step + 1, evidence=kept, alarmed=alarmed)
 
 
-def _joined(state: Watched) -> Episode:
-    """What was shown lately, as one episode."""
-    names = state.shown[0].observations
-    masked = {n for one in state.shown for n in one.valid}
+def _joined(shown: Sequence[Episode]) -> Episode:
+    """Successive steps as one episode, without the actions between them."""
+    if len(shown) == 1:
+        return shown[0]
+    masked = {n for one in shown for n in one.valid}
     valid = {}
     for name in masked:
-        some = next(one.valid[name] for one in state.shown if name in one.valid)
-        valid[name] = np.concatenate([one.valid.get(name, np.ones_like(some)) for one in state.shown])
+        some = next(one.valid[name] for one in shown if name in one.valid)
+        valid[name] = np.concatenate([one.valid.get(name, np.ones_like(some)) for one in shown])
     return Episode(
-        observations={n: np.concatenate([one.observations[n] for one in state.shown]) for n in names},
-        actions=_lately(state)[2].numpy(),
+        observations={n: np.concatenate([one.observations[n] for one in shown]) for n in shown[0].observations},
+        actions=shown[0].actions,
         valid=valid,
     )
 
