@@ -249,12 +249,15 @@ class Episode:
     valid: by channel name, (T+1,) or, for vectors and waveforms, (T+1, F) bool. A channel that is
         not named is valid throughout. Invalid entries hold any finite value; it is never read.
     times: (T+1,) seconds or integer ticks, kept in their own type; None means t / hz.
+    group: whom or what it is about (a patient, a machine, a product), a name that identifies nobody; "" where that does
+        not matter. All episodes of a group are trained on, or none.
     """
 
     observations: Mapping[str, NDArray[Any]]
     actions: NDArray[Any]
     valid: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     times: NDArray[Any] | None = None
+    group: str = ""
 
     def __len__(self) -> int:
         """Number of steps observed, T + 1."""
@@ -273,6 +276,8 @@ class Episode:
             raise SpecError(f"{where}: the mask of channel {name}, which is not in the spec")
         if not steps:
             raise SpecError(f"{where}: at least one step expected, got none")
+        if not isinstance(self.group, str):
+            raise SpecError(f"{where}: the name of its group must be a text, got {self.group!r}")
         expected = (steps - 1, spec.action.size)
         if self.actions.shape != expected:
             raise SpecError(

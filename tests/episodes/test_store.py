@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,22 @@ def test_small_files_are_gathered_into_several(tmp_path, images):
     assert not (tmp_path / "store" / "recording.journal").exists()
     order = [6, 0, 3, 5, 1, 2, 4]
     assert all(same(store[i], episode(i, gaps=i % 2 == 1), lossy=images == "mp4") for i in order)
+
+
+def test_groups_are_kept_from_the_first_moment(tmp_path):
+    wanted = ("anna", "", "béla", "anna")
+    with EpisodeWriter(tmp_path / "store", SPEC) as writer:
+        for i, group in enumerate(wanted):
+            writer.append(replace(episode(i), group=group))
+        recording = EpisodeStore(tmp_path / "store")
+        assert recording.groups == wanted
+        assert recording[2].group == "béla"
+    store = EpisodeStore(tmp_path / "store")
+    assert store.groups == wanted
+    assert [e.group for e in store] == list(wanted)
+    assert store.fingerprint() == recording.fingerprint() != recorded(tmp_path / "other", 4).fingerprint()
+    with pytest.raises(SpecError, match="the name of its group must be a text, got 3"):
+        replace(episode(0), group=3).check(SPEC, "it")
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

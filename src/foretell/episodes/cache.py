@@ -70,7 +70,7 @@ class Cache:
         first: the first row of the episode of each; rows before it are not valid, and zero like all that are not.
         """
         at = rows[..., None] + np.arange(1 - look, 1)
-        there = np.broadcast_to((at >= first[..., None])[..., None], (*at.shape, self.values[name].shape[1]))
+        there = np.repeat((at >= first[..., None])[..., None], self.values[name].shape[1], -1)
         at = np.maximum(at, 0)
         if name in self.valid:
             there = there & self.valid[name][at]

@@ -18,6 +18,8 @@ from foretell.episodes.table import reading
 from foretell.errors import DataError
 
 NAME = "recording.journal"
+GROUP = "group"
+"""The part that names an episode's group, where it has one."""
 _MAGIC = b"\x8bFTEP1\r\n"
 _HEAD = struct.Struct("<8sII")
 
@@ -118,6 +120,10 @@ class JournalReader:
         start, size = entry.parts[name]
         part: bytes = self._data.slice(start, size).to_pybytes()
         return part
+
+    def group(self, entry: Entry) -> str:
+        """The group of an episode, "" where it has none."""
+        return self.part(entry, GROUP).decode() if GROUP in entry.parts else ""
 
     def table(self, entry: Entry) -> pa.Table:
         """An episode's table; DataError if it is damaged."""

@@ -37,12 +37,14 @@ class _Place:
     row: int | None
     videos: dict[str, tuple[Path, float]]
     digest: str
+    group: str
 
 
 class EpisodeStore:
     """The episodes recorded in the folder `path`, read-only.
 
     spec: what they show. metadata: what the recording noted. lengths: (episodes,) steps observed, T + 1, of each.
+    groups: (episodes,) whom or what each is about, see `Episode.group`.
     skipped: features of a foreign dataset that no channel can hold (texts, integers, depth maps).
     Raises DataError, with one line naming the file, if the folder is missing, foreign, truncated or damaged.
     Nothing in a store is ever executed.
@@ -52,6 +54,7 @@ class EpisodeStore:
     spec: Spec
     metadata: dict[str, Any]
     lengths: NDArray[np.int64]
+    groups: tuple[str, ...]
     skipped: tuple[str, ...]
 
     def __init__(self, path: str | Path) -> None:
@@ -75,6 +78,8 @@ class EpisodeStore:
             self._pending = [e for e in self._journal.entries if e.index >= len(self._places)]
             lengths += [e.steps for e in self._pending]
         self.lengths = np.array(lengths, np.int64)
+        pending = (self._journal.group(e) for e in self._pending)
+        self.groups = (*(p.group for p in self._places), *pending)
         self._reader = RowReader()
         self._has_times = self._ours and info is not None and layout.TIME in info["features"]
 
@@ -127,6 +132,7 @@ class EpisodeStore:
             actions=actions,
             valid=valid,
             times=None if times is None else from_arrow(table.column(times), (), f"{where}: {times}"),
+            group=self.groups[i],
         )
 
     def frames(self, channel: str, i: int, steps: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -267,6 +273,7 @@ class EpisodeStore:
                 for name, key in videos.items()
             },
             digest=str(row["foretell/digest"]) if self._ours else "",
+            group=str(row.get("foretell/group") or "") if self._ours else "",
         )
 
     def _number(self, i: int) -> int:

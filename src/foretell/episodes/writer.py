@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from foretell.episodes import layout
 from foretell.episodes.images import encode_png
+from foretell.episodes.journal import GROUP, Journal, JournalReader
 from foretell.episodes.journal import NAME as JOURNAL
-from foretell.episodes.journal import Entry, Journal, JournalReader
 from foretell.episodes.statistics import Moments
 from foretell.episodes.table import to_arrow, write_json, write_table, write_whole
 from foretell.episodes.video import encode_mp4, join_mp4
@@ -98,6 +98,8 @@ class EpisodeWriter:
         for channel in self.spec.channels:
             if self._streams[channel.name].source == "video":
                 parts[f"video:{channel.name}"] = encode_mp4(episode.observations[channel.name], self.spec.hz)
+        if episode.group:
+            parts[GROUP] = episode.group.encode()
         try:
             self._journal.append(self._episodes, len(episode), parts)
         except OSError as error:
@@ -217,7 +219,7 @@ class EpisodeWriter:
                     video = layout.file_path(self.path, layout.VIDEO_PATH, video_key=stream.key, **place)
                     write_whole(video, functools.partial(self._write_video, reader, name))
             episodes = layout.file_path(self.path, layout.EPISODES_PATH, **place)
-            write_table(episodes, self._episode_rows(reader.entries, place))
+            write_table(episodes, self._episode_rows(reader, place))
             if not self._files:
                 write_table(self.path / layout.TASKS, _tasks())
             pictures = {s.key for s in self._streams.values() if s.source != "values"}
@@ -258,8 +260,9 @@ class EpisodeWriter:
     def _write_video(self, reader: JournalReader, name: str, path: Path) -> None:
         join_mp4(((reader.part(e, f"video:{name}"), e.steps) for e in reader.entries), path, self.spec.hz)
 
-    def _episode_rows(self, entries: list[Entry], place: Mapping[str, int]) -> pa.Table:
-        """LeRobot's table of episodes, with each one's digest."""
+    def _episode_rows(self, reader: JournalReader, place: Mapping[str, int]) -> pa.Table:
+        """LeRobot's table of episodes, with each one's digest and group."""
+        entries = reader.entries
         steps = np.array([e.steps for e in entries])
         ends = np.cumsum(steps)
         columns: dict[str, Any] = {
@@ -277,6 +280,7 @@ class EpisodeWriter:
             columns[f"videos/{key}/from_timestamp"] = (ends - steps) / self.spec.hz
             columns[f"videos/{key}/to_timestamp"] = ends / self.spec.hz
         columns["foretell/digest"] = [e.digest for e in entries]
+        columns["foretell/group"] = [reader.group(e) for e in entries]
         return pa.table(columns)
 
     def _info(self) -> dict[str, Any]:

@@ -169,6 +169,12 @@ def unseen(store: EpisodeStore, record: TrainRecord, run: Path) -> Sequence[int]
         if not record.held_out:
             raise DataError(f"{run}: no episode was held out of {store.path}; calibrate on episodes of another store")
         return record.held_out
+    both = sorted(set(record.groups) & set(store.groups))
+    if both:
+        raise DataError(
+            f"{store.path}: others than {run} was trained on expected, got episodes of {', '.join(both[:5])}"
+            f"{', ...' if len(both) > 5 else ''}, of whom it has learned; record others to calibrate on"
+        )
     trained = set(record.contents)
     known = [i for i in range(len(store)) if store.content(i) in trained]
     if known:

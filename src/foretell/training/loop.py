@@ -102,7 +102,7 @@ def _begin(store: EpisodeStore, out: Path, config: TrainConfig, ranks: Ranks, re
         found = TrainRecord.read(out)
         found.require_same(config, store, out)
         return replace(found, config=config)
-    training, held_out = split(len(store), config.holdout, config.seed)
+    training, held_out = split(store.groups, config.holdout, config.seed)
     return TrainRecord(
         config=config,
         store=str(store.path.resolve()),
@@ -110,6 +110,7 @@ def _begin(store: EpisodeStore, out: Path, config: TrainConfig, ranks: Ranks, re
         training=training,
         held_out=held_out,
         contents=[store.content(i) for i in training] if ranks.first else [],
+        groups=sorted({store.groups[i] for i in training} - {""}),
         device=str(ranks.device),
         precision=resolve_precision(config.precision, ranks.device),
         ranks=ranks.size,

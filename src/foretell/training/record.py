@@ -25,8 +25,8 @@ class TrainRecord:
 
     store, fingerprint: path and content of the episodes. training, held_out: numbers of the episodes
     trained on and kept for evaluation. contents: hashes of those trained on, by which they are known
-    elsewhere. device, precision: what `auto` came to. steps: done so far. seconds: spent on them.
-    finished: whether nothing is left to do. machine: versions and hardware, in words.
+    elsewhere; groups: whom or what these are about. device, precision: what `auto` came to. steps: done so
+    far. seconds: spent on them. finished: whether nothing is left to do. machine: versions and hardware, in words.
     Raises SpecError for values of another type, and where no episode is trained on or one is held out too.
     """
 
@@ -36,6 +36,7 @@ class TrainRecord:
     training: list[int]
     held_out: list[int]
     contents: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
     device: str
     precision: str
     ranks: int = 1
@@ -48,7 +49,7 @@ class TrainRecord:
     def __post_init__(self) -> None:
         for names, kind in (
             (("store", "fingerprint", "device", "precision"), str),
-            (("training", "held_out", "contents"), list),
+            (("training", "held_out", "contents", "groups"), list),
             (("ranks", "parameters", "steps"), int),
             (("finished",), bool),
         ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 from foretell.errors import DataError
 
@@ -15,21 +16,24 @@ def learning_rate(step: int, *, steps: int, warmup: int, peak: float) -> float:
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
 
-def split(episodes: int, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Episodes to train on and to hold out, about `share` of them, by a hash of episode and seed.
+def split(groups: Sequence[str], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Episodes to train on and to hold out, about `share` of them, by a hash of each one's group and the seed.
 
-    Episodes added later do not move the others. Where there are two episodes or more, both parts hold at
-    least one (unless share is 0); a single one is trained on. Raises DataError for a store without episodes.
+    groups: of each episode; one that has none ("") is a group of its own. Episodes of one group stay together, and
+    episodes added later do not move the others. Where there are two groups or more, both parts hold at least one
+    (unless share is 0); a single one is trained on. Raises DataError for a store without episodes.
     """
-    if not episodes:
+    if not groups:
         raise DataError("no episodes to train on")
-    draws = [_draw(i, seed) for i in range(episodes)]
-    order = sorted(range(episodes), key=draws.__getitem__)
-    count = min(max(sum(draw < share for draw in draws), 1), episodes - 1) if share else 0
-    return sorted(order[count:]), sorted(order[:count])
+    names: list[int | str] = [group or i for i, group in enumerate(groups)]
+    draws = {name: _draw(name, seed) for name in names}
+    order = sorted(draws, key=draws.__getitem__)
+    count = min(max(sum(draw < share for draw in draws.values()), 1), len(order) - 1) if share else 0
+    held_out = set(order[:count])
+    return [i for i, n in enumerate(names) if n not in held_out], [i for i, n in enumerate(names) if n in held_out]
 
 
-def _draw(episode: int, seed: int) -> float:
+def _draw(name: int | str, seed: int) -> float:
     """A number in [0, 1) that looks random and is the same everywhere."""
-    digest = hashlib.blake2b(f"{seed}:{episode}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64

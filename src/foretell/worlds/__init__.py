@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 from foretell.errors import SpecError
+from foretell.worlds.glucose import Glucose
 from foretell.worlds.two_rooms import TwoRooms
 from foretell.worlds.world import Scenes, Task, World
 
 __all__ = ["Scenes", "Task", "World", "make", "names"]
 
-_WORLDS = {"two_rooms": TwoRooms}
+_WORLDS: dict[str, Callable[..., World]] = {"two_rooms": TwoRooms, "glucose": Glucose}
 
 
 def names() -> tuple[str, ...]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foretell.errors import SpecError
 from foretell.spec import Episode, Spec
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,15 @@ class Task(Protocol):
     def straight(self) -> NDArray[np.float64]:
         """(B, A) the actions of the floor that knows where the goal is and heads straight for it."""
         ...
+
+
+def chosen(kind: type[Options], world: str, options: Mapping[str, Any]) -> Options:
+    """The options of a world, a dataclass, with these fields; SpecError for any other."""
+    known = {f.name for f in dataclasses.fields(cast(Any, kind))}
+    unknown = options.keys() - known
+    if unknown:
+        raise SpecError(f"{world} has no option {sorted(unknown)[0]!r}; it has {', '.join(sorted(known))}")
+    return kind(**options)
 
 
 class World(Protocol):

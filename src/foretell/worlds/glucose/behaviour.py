@@ -52,7 +52,8 @@ class Options:
     late: float = 0.15
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "patients", tuple(self.patients))
+        names = (self.patients,) if isinstance(self.patients, str) else tuple(self.patients)
+        object.__setattr__(self, "patients", names)
         if not self.patients:
             raise SpecError("glucose: at least one patient expected")
         patients(self.patients)
@@ -157,5 +158,8 @@ def _group(options: Options, who: Sequence[str], rngs: list[np.random.Generator]
     valid, acted = np.stack(there, axis=1), np.stack(actions, axis=1).astype(np.float32)
     for i in range(n):
         yield Episode(
-            observations={name: v[i] for name, v in recorded.items()}, actions=acted[i], valid={"glucose": valid[i]}
+            observations={name: v[i] for name, v in recorded.items()},
+            actions=acted[i],
+            valid={"glucose": valid[i]},
+            group=who[i],
         )

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from foretell.errors import SpecError
 from foretell.spec import Episode, Spec
 from foretell.worlds.two_rooms.behaviour import random_walks
 from foretell.worlds.two_rooms.environment import TwoRoomsEnv, TwoRoomsVectorEnv
 from foretell.worlds.two_rooms.simulator import Options, Simulator
 from foretell.worlds.two_rooms.task import TwoRoomsTask
+from foretell.worlds.world import chosen
 
 __all__ = ["Options", "Simulator", "TwoRooms", "TwoRoomsEnv", "TwoRoomsTask", "TwoRoomsVectorEnv"]
 
@@ -22,11 +22,7 @@ class TwoRooms:
     name = "two_rooms"
 
     def __init__(self, **options: Any) -> None:
-        known = {f.name for f in dataclasses.fields(Options)}
-        unknown = options.keys() - known
-        if unknown:
-            raise SpecError(f"two_rooms has no option {sorted(unknown)[0]!r}; it has {', '.join(sorted(known))}")
-        self._options = Options(**options)
+        self._options = chosen(Options, self.name, options)
         self.spec: Spec = self._options.spec
         self.options: Mapping[str, Any] = dataclasses.asdict(self._options)
 
