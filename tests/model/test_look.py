@@ -10,12 +10,13 @@ import pytest
 import torch
 from tests.trust.samples import BLOCK, SPEC, episodes, jumped, model, without
 
+from foretell.episodes.statistics import statistics
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.windows import Windows
 from foretell.episodes.writer import EpisodeWriter
 from foretell.errors import SpecError
 from foretell.model.latents import encode_episodes
-from foretell.model.world_model import ModelConfig
+from foretell.model.world_model import ModelConfig, WorldModel
 from foretell.planning.controller import Controller, ControllerConfig
 from foretell.planning.icem import ICEM
 from foretell.spec import Episode
@@ -93,6 +94,30 @@ def test_attribution_adds_up_over_the_steps_looked_at() -> None:
     for each in (found, attribute_novelty(world, made, episode, 10)):
         assert sum(each.channels.values()) == pytest.approx(1, abs=1e-5)
         assert each.fields["place"].shape == (2,)
+
+
+def test_grounded_values_are_the_last_ones_known_in_their_units(store: EpisodeStore) -> None:
+    # Step 7 is missing; a latent that takes one step knows nothing of it but the mean.
+    known = np.concatenate([np.arange(7), [6], np.arange(8, 21)])
+    for look in (1, LOOK):
+        sizes = ModelConfig(latent=5, look=look, grounded=("place",), stem=4, features=8, width=8, depth=1)
+        world = WorldModel(SPEC, sizes, statistics(store, range(3)))
+        latents = see(world, gaps(0)).latents
+        expected = gaps(0).observations["place"][known]
+        if look == 1:
+            expected[7] = statistics(store, range(3)).mean["place"]
+        assert torch.allclose(world.read(latents, "place"), torch.from_numpy(expected), atol=1e-5)
+    with pytest.raises(SpecError, match="channel camera is not grounded"):
+        world.read(latents, "camera")
+
+
+@pytest.mark.parametrize(
+    ("grounded", "words"),
+    [(("camera",), "grounded names a vector .*, got 'camera'"), (("place",), "a latent of more than 2 expected")],
+)
+def test_what_cannot_be_grounded_is_refused(grounded: tuple[str, ...], words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        WorldModel(SPEC, ModelConfig(latent=2, grounded=grounded))
 
 
 def test_a_single_step_where_several_are_looked_at_is_refused() -> None:

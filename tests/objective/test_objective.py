@@ -107,6 +107,19 @@ class TestTerms:
         torch.testing.assert_close(found["spread"], latent_spread(latents))
         assert not found["spread"].requires_grad
 
+    def test_grounded_values_count_where_they_are_known_and_apart_from_the_rest(self) -> None:
+        torch.manual_seed(0)
+        made = Objective(model(grounded=("state",)), ObjectiveConfig(slices=8))
+        batch = batch_of(share=0.5)
+        found = scores(made, batch)
+        latents = made.model.encode(batch.observations, batch.valid)
+        imagined = made.model.rollout(latents[:, :1], batch.actions[:, :0], batch.actions[:, None])[:, 0]
+        off = (imagined - latents[:, 1:])[:, :, 0].square()
+        there = batch.valid["state"][:, 1:]
+        torch.testing.assert_close(found["grounded"], off[..., :3][there].mean())
+        torch.testing.assert_close(found["prediction"], off[..., 3:].mean())
+        assert "grounded" not in scores(objective(), batch)
+
     def test_the_same_generator_gives_the_same_loss(self) -> None:
         made, batch = objective(), batch_of()
         assert torch.equal(scores(made, batch)["loss"], scores(made, batch)["loss"])

@@ -34,6 +34,10 @@ class ModelConfig:
     look: int = 1
     """Raw steps, this one the last, that a latent takes of vector channels: what they show may depend on what was
     done and measured long before (insulin works for hours)."""
+    grounded: tuple[str, ...] = ()
+    """Vector channels whose values, the last ones known, stand at the head of each latent in units of their spread:
+    predictions of them are learned as such and read without a head. For signals of few numbers, of which a latent
+    may else keep what is easy to predict instead of what matters."""
     stem: int = 16
     """Channels of the first convolution."""
     features: int = 256
@@ -45,6 +49,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require_whole("model", self, 1, "latent", "block", "history", "look", "stem", "features", "width", "depth")
+        object.__setattr__(self, "grounded", tuple(self.grounded))
         if not isinstance(self.context, int) or not 0 <= self.context < self.latent:
             raise SpecError(f"model: context must be a whole number from 0 to latent - 1, got {self.context!r}")
 
@@ -59,7 +64,16 @@ class WorldModel(nn.Module):
     def __init__(self, spec: Spec, config: ModelConfig, statistics: Statistics | None = None) -> None:
         super().__init__()
         self.spec, self.config = spec, config
-        parts = [config.latent - config.context] + [config.context] * (config.context > 0)
+        for name in config.grounded:
+            if name not in {c.name for c in spec.observations if c.kind == "vector"}:
+                raise SpecError(f"model: grounded names a vector among the observations, got {name!r}")
+        moving = config.latent - config.context - self.grounded
+        if moving < 1:
+            raise SpecError(
+                f"model: a latent of more than {config.context + self.grounded} expected,"
+                f" {self.grounded} of it grounded and {config.context} context, got {config.latent}"
+            )
+        parts = [moving] + [config.context] * (config.context > 0)
         width = config.features
         self.encoders = nn.ModuleList(
             encoder_for(c, config.stem, width * len(parts), config.look) for c in spec.observations
@@ -140,13 +154,34 @@ class WorldModel(nn.Module):
         """Latents (M, D) of what `normalised` gives, in float32: where the derivative of a latent by what is seen is
         wanted.
         """
+        given = list(channels)
         features = [
-            encoder(*each).chunk(len(self.fuse), dim=-1) for encoder, each in zip(self.encoders, channels, strict=True)
+            encoder(*each).chunk(len(self.fuse), dim=-1) for encoder, each in zip(self.encoders, given, strict=True)
         ]
         fused = [
             fuse(torch.cat(part, dim=-1)) for fuse, part in zip(self.fuse, zip(*features, strict=True), strict=True)
         ]
-        return torch.cat(fused, dim=-1).float()
+        names = [c.name for c in self.spec.observations]
+        grounds = [_last_known(*given[names.index(name)]) for name in self.config.grounded]
+        return torch.cat([*grounds, *fused], dim=-1).float()
+
+    @property
+    def grounded(self) -> int:
+        """How many values at the head of a latent are grounded."""
+        return sum(self.spec.channel(name).shape[0] for name in self.config.grounded)
+
+    def grounds_known(self, valid: Mapping[str, Tensor]) -> Tensor:
+        """(B, T, G) whether each grounded value is known at its step itself, of masks as `encode` takes them."""
+        masks = (valid[name] for name in self.config.grounded)
+        return torch.cat([m[..., -1] if m.dim() == 4 else m for m in masks], dim=-1)
+
+    def read(self, latents: Tensor, name: str) -> Tensor:
+        """A grounded channel (..., F), in its units, of latents (..., N, D); SpecError where it is not grounded."""
+        if name not in self.config.grounded:
+            raise SpecError(f"channel {name} is not grounded in this model's latents; fit a readout")
+        sizes = [self.spec.channel(n).shape[0] for n in self.config.grounded]
+        found = torch.split(latents[..., 0, : sum(sizes)], sizes, dim=-1)[self.config.grounded.index(name)]
+        return torch.addcmul(self.get_buffer(_buffer("mean", name)), found, self.get_buffer(_buffer("scale", name)))
 
     def early(self, channels: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """The first features of what `normalised` gives, before anything is mixed over places: (M, C, *places) each."""
@@ -249,6 +284,15 @@ def _scale(std: Tensor, mean: Tensor, image: bool) -> Tensor:
 def _buffer(what: str, name: str) -> str:
     # Buffers' names hold no dot, channels' no slash: so no two channels share a buffer.
     return f"{what}_{name.replace('.', '/')}"
+
+
+def _last_known(values: Tensor, valid: Tensor) -> Tensor:
+    """(M, F) of values (M, F), or the last of (M, F, L), that are valid; 0 where none is."""
+    if values.dim() == 2:
+        return values.masked_fill(~valid, 0)
+    ranks = torch.arange(1, values.shape[-1] + 1, device=values.device)
+    last = (valid * ranks).argmax(-1, keepdim=True)
+    return values.masked_fill(~valid, 0).gather(-1, last)[..., 0]
 
 
 def _lately(x: Tensor, look: int) -> Tensor:

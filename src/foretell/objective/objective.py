@@ -14,7 +14,7 @@ from foretell.episodes.batch import Batch
 from foretell.errors import SpecError
 from foretell.model.world_model import WorldModel
 from foretell.objective.contrast import contrast
-from foretell.objective.prediction import open_loop, straightness
+from foretell.objective.prediction import open_loop_errors, straightness
 from foretell.objective.sigreg import sigreg
 from foretell.objective.variance import latent_spread, variance_covariance
 
@@ -35,6 +35,9 @@ class ObjectiveConfig:
     spread: Literal["change", "state"] = "change"
     """What SIGReg spreads out: what differs between two windows of one episode, so that what stays constant within an
     episode (a wall, a patient) cannot drown what moves; or the states themselves."""
+    grounded: float = 1.0
+    """Open-loop error of the latent's grounded values (`ModelConfig.grounded`), where they are known; at every step
+    felt by the encoder."""
     context: float = 0.1
     """What the latent's context part is learned by: SIGReg over episodes, how little it changes within one, and how
     well it tells them apart. Where it weighs much, features of what moves come late or never."""
@@ -56,7 +59,7 @@ class ObjectiveConfig:
     """Steps in which the encoder comes to feel the prediction error fully."""
 
     def __post_init__(self) -> None:
-        for name in ("prediction", "sigreg", "context", "inverse", "straight", "variance", "covariance"):
+        for name in ("prediction", "sigreg", "grounded", "context", "inverse", "straight", "variance", "covariance"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise SpecError(f"objective: the weight {name} must be 0 or more, got {value!r}")
@@ -116,12 +119,17 @@ class Objective(nn.Module):
         if self.target is not None:
             with torch.no_grad():
                 targets = self.target.encode(batch.observations, batch.valid)
-        terms = {"prediction": open_loop(model, seen, targets, batch.actions, c.starts)}
+        errors, about = open_loop_errors(model, seen, targets, batch.actions, c.starts)
+        grounded = model.grounded
+        terms = {"prediction": errors[..., grounded:].mean()}
+        if grounded and c.grounded:
+            known = model.grounds_known(batch.valid)[:, about, None].to(errors)
+            terms["grounded"] = (errors[..., :grounded] * known).sum() / known.sum().clamp_min(1.0)
         flat = latents.flatten(2)
         if c.sigreg and not c.paired:
-            terms["sigreg"] = sigreg(flat, c.slices, generator)
+            terms["sigreg"] = sigreg(flat[..., grounded:], c.slices, generator)
         elif c.sigreg:
-            moving = flat[..., : flat.shape[-1] - model.config.context]
+            moving = flat[..., grounded : flat.shape[-1] - model.config.context]
             terms["sigreg"] = sigreg((moving[0::2] - moving[1::2]) / math.sqrt(2), c.slices, generator)
         if c.paired and model.config.context and c.context:
             constant = flat[..., -model.config.context :]

@@ -13,22 +13,33 @@ from foretell.model.world_model import WorldModel
 def open_loop(
     model: WorldModel, latents: Tensor, targets: Tensor, actions: Tensor, starts: Literal["first", "all"] = "all"
 ) -> Tensor:
-    """Mean squared error of rollouts from steps of a window to its end.
+    """Mean squared error of rollouts from steps of a window to its end, a scalar; arguments as in `open_loop_errors`.
+
+    All predictions count alike.
+    """
+    return open_loop_errors(model, latents, targets, actions, starts)[0].mean()
+
+
+def open_loop_errors(
+    model: WorldModel, latents: Tensor, targets: Tensor, actions: Tensor, starts: Literal["first", "all"] = "all"
+) -> tuple[Tensor, Tensor]:
+    """Squared errors (B, P, N, D) of the P predictions that rollouts from steps of a window make, and the step of the
+    window that each is about, (P,).
 
     latents: (B, T, N, D) to start from; targets: (B, T, N, D) to meet; actions: (B, T-1, block * A)
     raw. Step t is the context of a rollout through actions t .. T-2, and the steps before it are too, up
     to the model's history. starts: the steps that rollouts begin at: all, so that the window holds T-1
     one-step, T-2 two-step, ... predictions; or the first ones, as many as the history is long, the last of
-    which has it whole. All predictions count alike. Returns a scalar.
+    which has it whole.
     """
     count = latents.shape[1] - 1
     if starts == "first":
         count = min(count, model.config.history)
-    errors = [
-        (predicted - targets[:, start + 1 :]).pow(2).mean((0, 2, 3))
-        for start, predicted in _rollouts(model, latents, actions, count)
-    ]
-    return torch.cat(errors).mean()
+    errors, about = [], []
+    for start, predicted in _rollouts(model, latents, actions, count):
+        errors.append((predicted - targets[:, start + 1 :]).pow(2))
+        about.append(torch.arange(start + 1, targets.shape[1]))
+    return torch.cat(errors, dim=1), torch.cat(about).to(latents.device)
 
 
 def _rollouts(model: WorldModel, latents: Tensor, actions: Tensor, starts: int) -> list[tuple[int, Tensor]]:
