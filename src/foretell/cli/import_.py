@@ -45,6 +45,9 @@ class Import(Command):
     """How frames are kept: png loses nothing more, mp4 is smaller."""
     episode: Annotated[str | None, tyro.conf.arg(metavar="COL", help_behavior_hint="(default: one per file)")] = None
     """Tables: the column that tells episodes apart."""
+    group: Annotated[str | None, tyro.conf.arg(metavar="COL")] = None
+    """Tables: the column that says whom or what an episode is about (a patient, a machine): all or none of a group's
+    episodes are trained on."""
     time: Annotated[str | None, tyro.conf.arg(metavar="COL", help_behavior_hint="(default: rows are steps)")] = None
     """Tables: the column of times, as numbers or ISO 8601 dates; they must increase."""
     time_unit: Literal["h", "min", "s", "ms", "us", "ns"] = "s"
@@ -114,7 +117,7 @@ class Import(Command):
         if is_lerobot_folder(self.source):
             self._refuse(
                 "a LeRobot folder has its own",
-                ("episode", "time", "time_unit", "observations", "quantities", "actions", "units", "bounds"),
+                ("episode", "group", "time", "time_unit", "observations", "quantities", "actions", "units", "bounds"),
                 ("hz", "size", "camera"),
             )
             return import_lerobot(self.source)
@@ -136,6 +139,7 @@ class Import(Command):
 
         return TableOptions(
             episode=self.episode,
+            group=self.group,
             time=self.time,
             time_unit=self.time_unit,
             observations=_groups("--observations", self.observations, "state") if self.observations else None,

@@ -68,6 +68,19 @@ def test_a_table_of_patients(tmp_path: Path) -> None:
     assert (len(second), second.valid, second.actions.tolist()) == (2, {}, [[0.0]])
 
 
+def test_episodes_of_one_patient_are_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "stay,who,x\n1,anna,1\n1,anna,2\n2,anna,3\n3,7,4\n4,,5\n"
+    found = episodes(csv(tmp_path, text), episode="stay", group="who")
+    assert [e.group for e in found] == ["anna", "anna", "7", ""]
+    assert [e.observations["state"].tolist() for e in found] == [[[1], [2]], [[3]], [[4]], [[5]]]
+    for cells in (columns._CELLS, 1):
+        monkeypatch.setattr(columns, "_CELLS", cells)
+        with pytest.raises(DataError, match=r"row 2: one group in an episode expected, got 'anna', then 'bert'"):
+            episodes(csv(tmp_path, "stay,who,x\n1,anna,1\n1,bert,2\n"), episode="stay", group="who")
+    with pytest.raises(DataError, match="no column 'whom' for --group"):
+        episodes(csv(tmp_path, text), episode="stay", group="whom")
+
+
 def test_all_other_columns_are_observed_when_none_is_named(tmp_path: Path) -> None:
     (episode,) = episodes(csv(tmp_path, "a,u,b\n1,0.5,2.5\n2,0.5,3\n"), actions=["u"])
     assert episode.observations["state"].tolist() == [[1.0, 2.5], [2.0, 3.0]]

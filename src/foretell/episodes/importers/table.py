@@ -25,6 +25,7 @@ class TableOptions:
     """Which columns of a table mean what.
 
     episode: the column that tells episodes apart (None: a file is one episode); its rows stand together.
+    group: the column that says whom or what an episode is about (`Episode.group`), the same in all of its rows.
     time: the column of times, numbers in `time_unit` or dates (None: rows are steps in order).
     observations, quantities: columns of each vector channel. Observations None: all columns not named
     otherwise, as one channel `state`. actions: `actions` of a row move it to the next one; the last row's
@@ -35,6 +36,7 @@ class TableOptions:
     """
 
     episode: str | None = None
+    group: str | None = None
     time: str | None = None
     time_unit: TimeUnit = "s"
     observations: Mapping[str, Sequence[str]] | None = None
@@ -59,7 +61,7 @@ class TableOptions:
     def named(self) -> list[str]:
         """Every column that has been given a role."""
         groups = [c for group in (self.observations or {}, self.quantities) for cs in group.values() for c in cs]
-        return [c for c in (self.episode, self.time) if c is not None] + groups + list(self.actions)
+        return [c for c in (self.episode, self.group, self.time) if c is not None] + groups + list(self.actions)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Rows:
 
     path: Path
     episode: str | None
+    group: str
     first: int
     values: dict[str, NDArray[Any]]
     missing: dict[str, NDArray[np.bool_]]
@@ -187,7 +190,7 @@ class TableReader:
     def _rows_of(self, table: Table) -> Iterator[Rows]:
         options = self.options
         wanted = [*self._columns(), *options.actions]
-        columns = [*wanted, *(c for c in (options.episode, options.time) if c is not None)]
+        columns = [*wanted, *(c for c in (options.episode, options.group, options.time) if c is not None)]
         parts: list[Rows] = []
         for row, batch in table.batches(columns):
             read = {name: numbers(table.path, name, row, batch[name]) for name in wanted}
@@ -200,6 +203,7 @@ class TableReader:
                     Rows(
                         table.path,
                         episode,
+                        _group_of(table, options.group, row, batch, start, stop),
                         row + start,
                         {name: values[start:stop] for name, (values, _) in read.items()},
                         {name: missing[start:stop] for name, (_, missing) in read.items()},
@@ -230,6 +234,7 @@ def open_tables(paths: Sequence[Path], options: TableOptions) -> TableReader:
     wanted = [c for group in (*resolved.values(), *options.quantities.values(), options.actions) for c in group]
     roles = {
         "--episode": [options.episode] if options.episode is not None else [],
+        "--group": [options.group] if options.group is not None else [],
         "--time": [options.time] if options.time is not None else [],
         "--observations": [c for columns in resolved.values() for c in columns],
         "--quantities": [c for columns in options.quantities.values() for c in columns],
@@ -289,7 +294,7 @@ def _episode(reader: TableReader, rows: Rows) -> Episode:
     count = int(steps[-1]) + 1
     observations, valid = reader.vectors(rows, steps, count)
     actions = reader.actions(rows, count - 1) if reader.options.actions else np.zeros((count - 1, 0), np.float32)
-    return Episode(observations=observations, actions=actions, valid=valid, times=times)
+    return Episode(observations=observations, actions=actions, valid=valid, times=times, group=rows.group)
 
 
 def _scan_times(tables: Sequence[Table], options: TableOptions) -> tuple[TimeUnit, np.dtype[Any] | None, float | None]:
@@ -337,11 +342,32 @@ def _runs(table: Table, column: str | None, row: int, batch: dict[str, Any]) -> 
         yield start, stop, str(names[start])
 
 
+def _group_of(table: Table, column: str | None, row: int, batch: dict[str, Any], start: int, stop: int) -> str:
+    """The one group of an episode's rows start..stop of a batch; "" where it is missing."""
+    if column is None:
+        return ""
+    names = batch[column].cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False)[start:stop]
+    other = np.flatnonzero(names != names[0])
+    if other.size:
+        raise DataError(
+            f"{table.path}: column {column}, row {row + start + int(other[0])}: one group in an episode expected,"
+            f" got {names[0]!r}, then {names[other[0]]!r}"
+        )
+    return str(names[0])
+
+
 def _join(parts: list[Rows]) -> Rows:
     first = parts[0]
+    for part in parts:
+        if part.group != first.group:
+            raise DataError(
+                f"{first.where}, row {part.first}: one group in an episode expected,"
+                f" got {first.group!r}, then {part.group!r}"
+            )
     return Rows(
         first.path,
         first.episode,
+        first.group,
         first.first,
         {name: np.concatenate([p.values[name] for p in parts]) for name in first.values},
         {name: np.concatenate([p.missing[name] for p in parts]) for name in first.missing},
