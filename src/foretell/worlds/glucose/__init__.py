@@ -12,6 +12,7 @@ from foretell.worlds.glucose.patients import Patients, names, patients
 from foretell.worlds.glucose.risk import risk, shares
 from foretell.worlds.glucose.sensor import Sensor
 from foretell.worlds.glucose.simulator import Simulator
+from foretell.worlds.glucose.trials import Trial, trials
 from foretell.worlds.glucose.ward import Habits, Ward
 from foretell.worlds.world import Task, chosen
 
@@ -27,12 +28,14 @@ __all__ = [
     "Patients",
     "Sensor",
     "Simulator",
+    "Trial",
     "Ward",
     "logged",
     "names",
     "patients",
     "risk",
     "shares",
+    "trials",
 ]
 
 

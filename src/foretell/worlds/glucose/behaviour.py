@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,9 +23,9 @@ HELD_OUT = tuple(n for n in names("adult", "adolescent") if n not in TRAINING)
 CHILDREN = names("child")
 """Another population."""
 _GROUP = 512
-_MULTIPLIERS = (0.0, 0.5, 1.0, 1.5, 2.0)
+MULTIPLIERS = (0.0, 0.5, 1.0, 1.5, 2.0)
 _TARGET, _CORRECT_ABOVE, _SUSPEND_BELOW = 140.0, 150.0, 80.0
-_TWO_HOURS = 2 * 60 // MINUTES
+TWO_HOURS = 2 * 60 // MINUTES
 _PATIENCE = 3 * 60 // MINUTES
 """Steps after a bolus without another correction: insulin works on for hours."""
 
@@ -134,12 +134,18 @@ def logged(options: Options, count: int, *, seed: int) -> Iterator[Episode]:
     for first in range(0, count, _GROUP):
         numbers = range(first, min(first + _GROUP, count))
         who = [options.patients[i % len(options.patients)] for i in numbers]
-        yield from _group(options, who, [np.random.default_rng([seed, 0x61C, i]) for i in numbers])
+        yield from logged_group(options, who, [np.random.default_rng([seed, 0x61C, i]) for i in numbers])
 
 
-def _group(options: Options, who: Sequence[str], rngs: list[np.random.Generator]) -> Iterator[Episode]:
+def logged_group(
+    options: Options,
+    who: Sequence[str],
+    rngs: Sequence[np.random.Generator],
+    before: Callable[[Ward], None] = lambda ward: None,
+) -> Iterator[Episode]:
+    """Episodes of some patients together, each with a random stream. before: called before each step."""
     steps, n = options.days * DAY, len(rngs)
-    factors = [rng.spawn(1)[0].choice(_MULTIPLIERS, -(-steps // _TWO_HOURS)) for rng in rngs]
+    factors = [rng.spawn(1)[0].choice(MULTIPLIERS, -(-steps // TWO_HOURS)) for rng in rngs]
     ward = options.ward(who, rngs, steps)
     policy = BasalBolus(ward)
     seen: dict[str, list[Array]] = {c.name: [] for c in SPEC.channels}
@@ -151,7 +157,8 @@ def _group(options: Options, who: Sequence[str], rngs: list[np.random.Generator]
         seen["plasma"].append(ward.glucose[:, None])
         there.append(mask["glucose"])
         if t < steps:
-            multiplier = np.array([f[t // _TWO_HOURS] for f in factors]) if options.logs == "randomised" else np.ones(n)
+            before(ward)
+            multiplier = np.array([f[t // TWO_HOURS] for f in factors]) if options.logs == "randomised" else np.ones(n)
             actions.append(policy.act(observed, mask, multiplier))
             ward.step(actions[-1])
     recorded = {name: np.stack(each, axis=1).astype(np.float32) for name, each in seen.items()}

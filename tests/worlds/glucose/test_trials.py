@@ -1,0 +1,48 @@
+"""Trials: the same patient and the same life under two plans."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from foretell.errors import SpecError
+from foretell.worlds.glucose import HELD_OUT, Options, logged, trials
+from foretell.worlds.glucose.trials import AHEAD
+from foretell.worlds.glucose.ward import DAY
+
+LOGS = Options(logs="randomised", patients=HELD_OUT)
+
+
+@pytest.mark.parametrize("kind", ["basal", "bolus", "outside"])
+def test_both_plans_begin_at_the_same_moment_of_the_same_life(kind: str) -> None:
+    found = list(trials(LOGS, 40, kind, seed=3))  # type: ignore[arg-type]
+    episodes = list(logged(LOGS, 40, seed=3))
+    assert len(found) == 40
+    assert len({len(t.history) for t in found}) == 2
+    for trial, episode in zip(found, episodes, strict=True):
+        now = len(trial.history) - 1
+        assert DAY <= now < 2 * DAY - AHEAD
+        assert trial.history.group == episode.group
+        assert np.array_equal(trial.history.observations["glucose"], episode.observations["glucose"][: now + 1])
+        assert np.array_equal(trial.plan, episode.actions[now : now + AHEAD])
+        # What was done leads where the log says, up to the actions' rounding to float32.
+        assert trial.glucose == pytest.approx(episode.observations["plasma"][now : now + AHEAD + 1, 0], abs=0.05)
+        assert trial.effect[0] == 0
+        changed = (trial.plan != trial.other).any(1)
+        if changed.any():
+            first = int(changed.argmax())
+            assert not trial.effect[: first + 1].any()
+        more = (trial.other - trial.plan).sum(0)
+        if kind == "outside":
+            assert (changed.sum(), more[0]) == (1, 0)
+            assert more[1] > 0
+            # Insulin lowers glucose, but not below what is left of it.
+            assert trial.effect[-1] < -1
+
+
+def test_a_trial_depends_on_its_number_alone() -> None:
+    few, many = (list(trials(LOGS, n, "basal", seed=5)) for n in (3, 34))
+    for one, other in zip(few, many, strict=False):
+        assert np.array_equal(one.other_glucose, other.other_glucose)
+    with pytest.raises(SpecError, match="a trial of basal, bolus or outside expected, got 'x'"):
+        next(trials(LOGS, 1, "x", seed=0))  # type: ignore[arg-type]
