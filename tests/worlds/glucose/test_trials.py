@@ -18,26 +18,30 @@ def test_both_plans_begin_at_the_same_moment_of_the_same_life(kind: str) -> None
     found = list(trials(LOGS, 40, kind, seed=3))  # type: ignore[arg-type]
     episodes = list(logged(LOGS, 40, seed=3))
     assert len(found) == 40
-    assert len({len(t.history) for t in found}) == 2
+    moments = {len(t.history) for t in found}
+    assert len(moments) > 20 if kind == "bolus" else len(moments) == 2
     for trial, episode in zip(found, episodes, strict=True):
         now = len(trial.history) - 1
         assert DAY <= now < 2 * DAY - AHEAD
         assert trial.history.group == episode.group
         assert np.array_equal(trial.history.observations["glucose"], episode.observations["glucose"][: now + 1])
         assert np.array_equal(trial.plan, episode.actions[now : now + AHEAD])
-        # What was done leads where the log says, up to the actions' rounding to float32.
-        assert trial.glucose == pytest.approx(episode.observations["plasma"][now : now + AHEAD + 1, 0], abs=0.05)
-        assert trial.effect[0] == 0
+        assert trial.glucose == pytest.approx(episode.observations["plasma"][now : now + AHEAD + 1, 0])
         changed = (trial.plan != trial.other).any(1)
         if changed.any():
             first = int(changed.argmax())
-            assert not trial.effect[: first + 1].any()
+            # Up to the rounding of what is recorded.
+            assert np.abs(trial.effect[: first + 1]).max() < 1e-3
         more = (trial.other - trial.plan).sum(0)
         if kind == "outside":
             assert (changed.sum(), more[0]) == (1, 0)
             assert more[1] > 0
             # Insulin lowers glucose, but not below what is left of it.
             assert trial.effect[-1] < -1
+        if kind == "bolus":
+            assert trial.plan[0, 1] > 0
+            assert (changed[0], changed.sum()) == (True, 1)
+            assert more[1] * trial.effect[-1] < 0
 
 
 def test_a_trial_depends_on_its_number_alone() -> None:

@@ -159,10 +159,11 @@ def logged_group(
         if t < steps:
             before(ward)
             multiplier = np.array([f[t // TWO_HOURS] for f in factors]) if options.logs == "randomised" else np.ones(n)
-            actions.append(policy.act(observed, mask, multiplier))
-            ward.step(actions[-1])
+            # As they are recorded, so that what is recorded is what was done.
+            actions.append(policy.act(observed, mask, multiplier).astype(np.float32))
+            ward.step(actions[-1].astype(np.float64))
     recorded = {name: np.stack(each, axis=1).astype(np.float32) for name, each in seen.items()}
-    valid, acted = np.stack(there, axis=1), np.stack(actions, axis=1).astype(np.float32)
+    valid, acted = np.stack(there, axis=1), np.stack(actions, axis=1)
     for i in range(n):
         yield Episode(
             observations={name: v[i] for name, v in recorded.items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,7 +19,7 @@ Kind = Literal["basal", "bolus", "outside"]
 AHEAD = 48
 """Steps of a plan: four hours."""
 _GROUP = 32
-"""Trials that begin at one time."""
+"""Patients that live together: those of a group begin their trials at one time, but for boluses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,42 +45,66 @@ class Trial:
 def trials(options: Options, count: int, kind: Kind, *, seed: int) -> Iterator[Trial]:
     """`count` trials at some moment of the second day of logged care; trial i depends on (seed, i) alone.
 
-    basal: basal multipliers drawn anew, as `randomised` logs have them. bolus: each bolus of the plan left out, halved
-    or half as large again, as people err. outside: a bolus of 0.02 to 0.06 U per kg without a meal,
-    which no logs have. Raises SpecError for another kind.
+    basal: basal multipliers drawn anew, as `randomised` logs have them. bolus: now, where a bolus is given, none is, or
+    half of it, or half as much again, as people err. outside: a bolus of 0.02 to 0.06 U per kg that no meal is for.
+    Raises SpecError for another kind.
     """
     if kind not in ("basal", "bolus", "outside"):
         raise SpecError(f"glucose: a trial of basal, bolus or outside expected, got {kind!r}")
+    options = replace(options, days=2)
     for first in range(0, count, _GROUP):
         numbers = range(first, min(first + _GROUP, count))
         who = [options.patients[i % len(options.patients)] for i in numbers]
         draws = [np.random.default_rng([seed, 0x7121, i]) for i in numbers]
-        at = DAY + int(np.random.default_rng([seed, 0x7122, first]).integers(DAY - AHEAD))
-        now: list[Ward] = []
+        usual = DAY + int(np.random.default_rng([seed, 0x7122, first]).integers(DAY - AHEAD))
 
-        def keep(ward: Ward, at: int = at, now: list[Ward] = now) -> None:
-            if ward.time == at:
-                now.append(ward.copied())
+        def lived(before: Callable[[Ward], None], numbers: range = numbers, who: list[str] = who) -> list[Episode]:
+            rngs = [np.random.default_rng([seed, 0x61C, i]) for i in numbers]
+            return list(logged_group(options, who, rngs, before))
 
-        rngs = [np.random.default_rng([seed, 0x61C, i]) for i in numbers]
-        episodes = list(logged_group(replace(options, days=2), who, rngs, keep))
-        plans = np.stack([e.actions[at : at + AHEAD] for e in episodes]).astype(np.float64)
-        others = np.stack([_otherwise(kind, plan, now[0], i, draws[i]) for i, plan in enumerate(plans)])
-        glucose, other_glucose = (_followed(now[0].copied(), each) for each in (plans, others))
-        for i, episode in enumerate(episodes):
-            history = Episode(
-                observations={n: x[: at + 1] for n, x in episode.observations.items()},
-                actions=episode.actions[:at],
-                valid={n: x[: at + 1] for n, x in episode.valid.items()},
-                group=episode.group,
-            )
-            yield Trial(
-                history=history,
-                plan=plans[i],
-                other=others[i],
-                glucose=glucose[:, i],
-                other_glucose=other_glucose[:, i],
-            )
+        # Wards are kept at the moments in question; when boluses are given shows only afterwards.
+        at = np.full(len(numbers), usual)
+        now: dict[int, Ward] = {}
+
+        def keep(ward: Ward, now: dict[int, Ward] = now, at: NDArray[np.int64] = at) -> None:
+            if ward.time in at:
+                now[ward.time] = ward.copied()
+
+        if kind == "bolus":
+            for i, episode in enumerate(lived(lambda ward: None)):
+                given = DAY + np.flatnonzero(episode.actions[DAY : 2 * DAY - AHEAD, 1])
+                at[i] = draws[i].choice(given) if given.size else usual
+        episodes = lived(keep)
+        found = [f for time in now for f in _at(now[time], episodes, at == time, kind, draws)]
+        for _, trial in sorted(found, key=lambda f: f[0]):
+            yield trial
+
+
+def _at(
+    ward: Ward, episodes: Sequence[Episode], chosen: NDArray[np.bool_], kind: Kind, rngs: Sequence[np.random.Generator]
+) -> Iterator[tuple[int, Trial]]:
+    """The trials that begin at the time of a ward, which then goes on, with the number of each in the group."""
+    at = ward.time
+    plans = np.stack([e.actions[at : at + AHEAD] for e in episodes]).astype(np.float64)
+    others = plans.copy()
+    these = [int(i) for i in np.flatnonzero(chosen)]
+    for i in these:
+        others[i] = _otherwise(kind, plans[i], ward, i, rngs[i])
+    followed = [ward.glucose]
+    for actions in others.swapaxes(0, 1):
+        ward.step(actions)
+        followed.append(ward.glucose)
+    for i in these:
+        episode = episodes[i]
+        history = Episode(
+            observations={n: x[: at + 1] for n, x in episode.observations.items()},
+            actions=episode.actions[:at],
+            valid={n: x[: at + 1] for n, x in episode.valid.items()},
+            group=episode.group,
+        )
+        glucose = np.asarray(episode.observations["plasma"][at : at + AHEAD + 1, 0], np.float64)
+        other = np.array([each[i] for each in followed])
+        yield i, Trial(history=history, plan=plans[i], other=others[i], glucose=glucose, other_glucose=other)
 
 
 def _otherwise(kind: Kind, plan: Array, ward: Ward, i: int, rng: np.random.Generator) -> Array:
@@ -91,16 +115,7 @@ def _otherwise(kind: Kind, plan: Array, ward: Ward, i: int, rng: np.random.Gener
         factors = rng.choice(MULTIPLIERS, steps[-1] + 1)
         other[:, 0] = np.minimum(ward.patients.basal[i] * factors[steps], HIGHEST_BASAL)
     elif kind == "bolus":
-        other[:, 1] = np.minimum(other[:, 1] * rng.choice([0.0, 0.5, 1.5], AHEAD), HIGHEST_BOLUS)
+        other[0, 1] = min(other[0, 1] * rng.choice([0.0, 0.5, 1.5]), HIGHEST_BOLUS)
     else:
         other[0, 1] = min(other[0, 1] + rng.uniform(0.02, 0.06) * ward.patients["BW"][i], HIGHEST_BOLUS)
     return other
-
-
-def _followed(ward: Ward, plans: Array) -> Array:
-    """(49, n) glucose that plans (n, 48, 2) lead to."""
-    found = [ward.glucose]
-    for actions in plans.swapaxes(0, 1):
-        ward.step(actions)
-        found.append(ward.glucose)
-    return np.stack(found)
