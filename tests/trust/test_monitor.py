@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from tests.trust.samples import SPEC, episodes, jumped, model, seen, without
 from foretell.errors import DataError, SpecError
 from foretell.model.world_model import ModelConfig, WorldModel
 from foretell.spec import Episode, Spec
+from foretell.trust import monitor as trust_monitor
+from foretell.trust.attribution import attribute_surprise
 from foretell.trust.calibration import Calibration, calibrate, fit, see
 from foretell.trust.monitor import Monitor, Verdict
 
@@ -76,6 +80,23 @@ def test_a_jump_is_a_surprise_that_passes_and_a_new_look_is_novelty_from_the_sta
     first = watch(monitor, bright)[0]
     assert (first.alarm, first.kind, first.trusted) == (True, "novelty", False)
     assert any(r.startswith("camera: unlike training (p = ") for r in first.reasons)
+
+
+def test_what_a_surprise_depends_on_is_found_where_it_begins(
+    made: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def attribute(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return attribute_surprise(*arguments)
+
+    monkeypatch.setattr(trust_monitor, "attribute_surprise", attribute)
+    found = watch(Monitor(model(), made, level=LEVEL), jumped(next(episodes(1, seed=8, steps=60)), 10, 4.0))
+    surprised = [v.kind == "surprise" for v in found]
+    begins = sum(now and not before for before, now in itertools.pairwise([False, *surprised]))
+    assert sum(surprised) > begins == len(asked) >= 1
+    assert len({r.split(":")[0] for v in found for r in v.reasons}) == 1
 
 
 def test_where_nobody_acts_it_watches_too() -> None:

@@ -54,7 +54,8 @@ class Watched:
     """What a monitor knows of a stream between two steps. Nothing in it is changed in place.
 
     step: observations seen. latents, missing, actions, shown: the latest, as far back as the longest prediction
-    reaches. ratios: of the last block, (1, V) each.
+    reaches. ratios: of the last block, (1, V) each. blamed: the channel and field that the surprise depends on most,
+    "" while there is none.
     """
 
     step: int = 0
@@ -65,6 +66,7 @@ class Watched:
     actions: tuple[Tensor, ...] = ()
     shown: tuple[Episode, ...] = ()
     ratios: tuple[Tensor, ...] = ()
+    blamed: str = ""
 
 
 class Monitor:
@@ -141,17 +143,14 @@ class Monitor:
             novelty = self.calibration.new(seen.early, seen.missing)[0]
         return self._verdict(now, surprise, novelty)
 
-    def _surprised(self, state: Watched, p: float) -> str:
-        """The reason in words, with the channel and field that the surprise depends on most."""
-        said = "what followed was not what was predicted"
-        if math.isnan(p):
-            return said
+    def _blame(self, state: Watched) -> str:
+        """The channel and field that the surprise at this step depends on most."""
         fields = {c.name: c.fields for c in self.model.spec.observations}
         latents, gone, actions = _lately(state)
         seen = Seen(latents, (), gone[:, None], actions)
         episode = _joined(state.shown)
         found = attribute_surprise(self.model, self.calibration, episode, len(episode) - 1, seen)
-        return f"{found.top(fields)}: {said} (p = {p:.1g} now)"
+        return found.top(fields)
 
     def _verdict(self, state: Watched, surprise: Tensor, novelty: Tensor) -> tuple[Verdict, Watched]:
         made, names = self.calibration, [c.name for c in self.model.spec.observations]
@@ -176,8 +175,11 @@ class Monitor:
         reasons = [f"{n}: channel missing" for n in missing]
         if new:
             reasons += [f"{n}: unlike training (p = {each[names.index(n)]:.1g})" for n in rare]
+        # Found where a surprise begins: it takes longer than the rest of a step.
+        blamed = (state.blamed or ("" if math.isnan(p) else self._blame(state))) if surprised else ""
         if surprised:
-            reasons.append(self._surprised(state, p))
+            said = "what followed was not what was predicted"
+            reasons.append(f"{blamed}: {said} (p = {p:.1g} now)" if blamed and not math.isnan(p) else said)
         verdict = Verdict(
             step=state.step,
             surprise=None if math.isnan(p) else p,
@@ -189,7 +191,7 @@ class Monitor:
         )
         # What is kept is forgotten in time; less evidence is still evidence.
         kept = replace(now, lasting=now.lasting.clamp_max(enduring + _KEPT))
-        return verdict, replace(state, step=state.step + 1, evidence=kept, alarmed=alarmed)
+        return verdict, replace(state, step=state.step + 1, evidence=kept, alarmed=alarmed, blamed=blamed)
 
 
 def _joined(shown: Sequence[Episode]) -> Episode:
