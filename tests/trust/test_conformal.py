@@ -15,6 +15,7 @@ from foretell.trust.conformal import (
     p_values,
     quantile,
     require_enough,
+    tail_of,
     tail_p_values,
 )
 
@@ -55,16 +56,18 @@ def test_fewest_scores_for_a_level():
 def test_tail_follows_a_pareto_law_beyond_the_scores_seen():
     # P(S > s) = s^-3 from s = 1 on.
     reference = torch.from_numpy(np.random.default_rng(0).pareto(3.0, 20_000) + 1).sort().values
+    tail = tail_of(reference)
+    assert tail[1] == pytest.approx(3, rel=0.1)
     far = torch.tensor([50.0, 500.0], dtype=torch.float64)
-    assert torch.allclose(tail_p_values(reference, far).log(), -3 * far.log(), rtol=0.1)
+    assert torch.allclose(tail_p_values(reference, far, tail).log(), -3 * far.log(), rtol=0.1)
     assert (p_values(reference, far) == 1 / 20_001).all()
     inside = reference[::1000]
-    assert torch.allclose(tail_p_values(reference, inside), p_values(reference, inside), rtol=0.2)
+    assert torch.allclose(tail_p_values(reference, inside, tail), p_values(reference, inside), rtol=0.2)
 
 
 def test_tail_of_few_scores_adds_nothing():
     reference = torch.arange(1.0, 500.0)
-    assert tail_p_values(reference, torch.tensor([1e9])) == p_values(reference, torch.tensor([1e9]))
+    assert tail_p_values(reference, torch.tensor([1e9]), tail_of(reference)) == p_values(reference, torch.tensor([1e9]))
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, -0.1, float("nan")])

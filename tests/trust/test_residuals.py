@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.trust.samples import BLOCK, model
 
-from foretell.trust.residuals import residuals
+from foretell.trust.residuals import last_residuals, residuals
 
 
 @pytest.mark.parametrize("history", [1, 2])
@@ -48,6 +48,17 @@ def test_a_raw_step_is_how_far_the_latent_moved_given_how_it_had_moved_before() 
         moved = z[t - 1] - z[t - 2] if t > 1 else torch.zeros(4)
         done = world.normalise_actions(actions[t - 1].repeat(BLOCK))[:2]
         assert torch.allclose(found.given[t, 2], torch.cat([z[t - 1], moved, done, torch.zeros(2 * BLOCK - 2)]))
+
+
+@pytest.mark.parametrize("history", [1, 2])
+def test_the_last_step_alone_has_what_it_has_among_all(history: int) -> None:
+    world = model(history)
+    latents, actions = torch.randn(12, 1, 4), torch.randn(11, 2)
+    for steps in range(1, 13):
+        whole = residuals(world, latents[:steps], actions[: steps - 1], 3)
+        last = last_residuals(world, latents[:steps], actions[: steps - 1], 3)
+        for each, every in ((last.values, whole.values), (last.given, whole.given)):
+            assert torch.allclose(each[0], every[-1], atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("steps", [1, 2])

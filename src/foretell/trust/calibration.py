@@ -16,10 +16,10 @@ from torch.nn import functional
 from foretell.errors import DataError, SpecError
 from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
-from foretell.trust.conformal import check_level, needed, p_values, quantile, require_enough, tail_p_values
+from foretell.trust.conformal import check_level, needed, p_values, quantile, require_enough, tail_of, tail_p_values
 from foretell.trust.evidence import change_weight, greatest, passing, persistent
 from foretell.trust.novelty import Novelty, fit_novelty, places_of
-from foretell.trust.residuals import Residuals, residuals
+from foretell.trust.residuals import Residuals, last_residuals, residuals
 from foretell.trust.surprise import ResidualLaw, fit_residual_law
 
 LATE = 0.2
@@ -64,7 +64,8 @@ class Calibration(nn.Module):
     """Turns what a model sees of an episode into p-values and alarms; on the CPU, wherever the model is.
 
     law, novelty: what residuals and first features are like in training. The rest is sorted scores of calibration
-    episodes: `surprise_steps` (n,) and `novelty_steps` (channels, n) of single steps; `surprise_episodes` and
+    episodes: `surprise_steps` (n,) and `novelty_steps` (channels, n) of single steps, with their tails (see
+    `conformal.tail_of`); `surprise_episodes` and
     `novelty_episodes` (e,), of others, the highest log evidence of each episode.
     length: steps of the shortest calibration episode.
     """
@@ -83,6 +84,8 @@ class Calibration(nn.Module):
         self.law, self.novelty = law, nn.ModuleList(novelty)
         self.register_buffer("surprise_steps", torch.zeros(steps[0]))
         self.register_buffer("novelty_steps", torch.zeros(len(novelty), steps[1]))
+        self.register_buffer("surprise_tail", torch.zeros(3, dtype=torch.float64))
+        self.register_buffer("novelty_tail", torch.zeros(len(novelty), 3, dtype=torch.float64))
         for name in ("surprise", "novelty"):
             self.register_buffer(f"{name}_episodes", torch.zeros(episodes, dtype=torch.float64))
 
@@ -120,15 +123,15 @@ class Calibration(nn.Module):
         """How surprising each view is (T, V), as `ResidualLaw.ratios`, -inf where there is none; arguments as in
         `surprise`. last: of the last step alone, (1, V).
         """
-        found = residuals(model, latents, actions, self.law.blocks)
+        found = (last_residuals if last else residuals)(model, latents, actions, self.law.blocks)
         block, history = model.config.block, model.config.history
         # How far back each view looks.
         looks = [range(0, (k + history) * block, block) for k in range(1, self.law.views)] + [range(3)]
         for k, backs in enumerate(looks if bool(gone.any()) else ()):
             for back in backs:
-                found.values[back:, k][gone[: max(0, len(gone) - back)]] = math.nan
-        steps = slice(-1, None) if last else slice(None)
-        return self.law.ratios(found.values[steps], found.given[steps])
+                lost = functional.pad(gone, (back, 0))[: len(gone)]
+                found.values[lost[-len(found.values) :], k] = math.nan
+        return self.law.ratios(found.values, found.given)
 
     @torch.no_grad()
     def new(self, early: Sequence[Tensor], missing: Tensor) -> Tensor:
@@ -151,12 +154,12 @@ class Calibration(nn.Module):
 
     def surprise_p(self, scores: Tensor, *, tail: bool = False) -> Tensor:
         """p-values (...) of surprises (...), NaN for NaN; `tail`: extrapolated, for evidence."""
-        return _p(self.get_buffer("surprise_steps"), scores, tail)
+        return _p(self.get_buffer("surprise_steps"), scores, self.get_buffer("surprise_tail") if tail else None)
 
     def novelty_p(self, scores: Tensor, *, tail: bool = False) -> Tensor:
         """p-values (..., channels) of novelties (..., channels), NaN for NaN."""
-        reference = self.get_buffer("novelty_steps")
-        return torch.stack([_p(r, s, tail) for r, s in zip(reference, scores.unbind(-1), strict=True)], dim=-1)
+        parts = zip(self.get_buffer("novelty_steps"), scores.unbind(-1), self.get_buffer("novelty_tail"), strict=True)
+        return torch.stack([_p(r, s, t if tail else None) for r, s, t in parts], dim=-1)
 
     def thresholds(self, level: float, step: int) -> tuple[float, float]:
         """Log evidence of surprise and of novelty at which to alarm after a step (counted from 0), so that at most a
@@ -402,6 +405,8 @@ def calibrate(
     )
     made.get_buffer("surprise_steps").copy_(surprise)
     made.get_buffer("novelty_steps").copy_(novelty.T.sort(dim=1).values)
+    made.get_buffer("surprise_tail").copy_(tail_of(made.get_buffer("surprise_steps")))
+    made.get_buffer("novelty_tail").copy_(torch.stack([tail_of(r) for r in made.get_buffer("novelty_steps")]))
     most = [_highest(made, scores[i], made.memory(model)) for i in whole]
     made.get_buffer("surprise_episodes").copy_(torch.stack([m[0] for m in most]).sort().values)
     made.get_buffer("novelty_episodes").copy_(torch.stack([m[1] for m in most]).sort().values)
@@ -441,6 +446,7 @@ def _highest(made: Calibration, scores: Scores, overlap: int) -> tuple[Tensor, T
     return surprise.amax(), novelty.amax()
 
 
-def _p(reference: Tensor, scores: Tensor, tail: bool) -> Tensor:
-    found = (tail_p_values if tail else p_values)(reference, scores.nan_to_num(nan=0.0))
+def _p(reference: Tensor, scores: Tensor, tail: Tensor | None) -> Tensor:
+    known = scores.nan_to_num(nan=0.0)
+    found = p_values(reference, known) if tail is None else tail_p_values(reference, known, tail)
     return found.masked_fill(scores.isnan(), math.nan)

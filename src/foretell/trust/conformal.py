@@ -38,23 +38,34 @@ def p_values(reference: Tensor, scores: Tensor) -> Tensor:
     return (1.0 + len(reference) - below).double() / (len(reference) + 1)
 
 
-def tail_p_values(reference: Tensor, scores: Tensor) -> Tensor:
-    """`p_values`, but beyond the highest calibration scores on a Pareto tail fitted to these (Hill 1975).
-
-    Ranks cannot tell the highest score seen from one a thousand times as high. What this adds rests on the tail's
-    shape, which no number of scores proves: it orders alarms and is calibrated once more, by episodes. Scores must
-    be positive; with a tail of fewer than `FEWEST` scores nothing is added.
+def tail_of(reference: Tensor) -> Tensor:
+    """The Pareto tail fitted to the highest `TAIL` of scores (n,) ascending (Hill 1975), (3,) float64: where it begins,
+    its exponent, and the share of the scores beyond. All 0 where fewer than `FEWEST` are, or scores are not positive.
     """
-    ranked = p_values(reference, scores)
     count = int(len(reference) * TAIL)
+    none = torch.zeros(3, dtype=torch.float64)
     if count < FEWEST:
-        return ranked
+        return none
     threshold = float(reference[-count - 1])
     if threshold <= 0:
-        return ranked
+        return none
     slope = float((reference[-count:].double() / threshold).log().mean())
-    beyond = (count / len(reference)) * (scores.double() / threshold).clamp_min(1.0) ** (-1.0 / max(slope, 1e-6))
-    return torch.where(scores.double() > threshold, torch.minimum(beyond, ranked), ranked)
+    return torch.tensor([threshold, 1.0 / max(slope, 1e-6), count / len(reference)], dtype=torch.float64)
+
+
+def tail_p_values(reference: Tensor, scores: Tensor, tail: Tensor) -> Tensor:
+    """`p_values`, but beyond the highest calibration scores on their tail (3,), see `tail_of`.
+
+    Ranks cannot tell the highest score seen from one a thousand times as high. What this adds rests on the tail's
+    shape, which no number of scores proves: it orders alarms and is calibrated once more, by episodes.
+    """
+    ranked = p_values(reference, scores)
+    threshold, exponent, share = tail.tolist()
+    if not threshold:
+        return ranked
+    high = scores.double()
+    beyond = share * (high / threshold).clamp_min(1.0) ** -exponent
+    return torch.where(high > threshold, torch.minimum(beyond, ranked), ranked)
 
 
 def quantile(scores: Tensor, level: float) -> Tensor:

@@ -56,8 +56,34 @@ def residuals(model: WorldModel, latents: Tensor, actions: Tensor, blocks: int) 
 
 
 @torch.no_grad()
-def imagined_from(model: WorldModel, latents: Tensor, actions: Tensor, blocks: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What the model imagines, open loop, from every step of an episode that one more block follows.
+def last_residuals(model: WorldModel, latents: Tensor, actions: Tensor, blocks: int) -> Residuals:
+    """`residuals` of the last step alone, (1, V, ...): what a stream asks for at every step."""
+    block, history, size = model.config.block, model.config.history, latents[0].numel()
+    last, flat = len(latents) - 1, latents.flatten(1)
+    values = latents.new_full((1, blocks + 1, size), math.nan)
+    given = latents.new_full((1, blocks + 1, 2 * size + model.action_size), math.nan)
+    begins = [last - k * block for k in range(1, blocks + 1) if last - k * block >= (history - 1) * block]
+    starts = torch.tensor(begins, dtype=torch.long)
+    _, plan, imagined = imagined_from(model, latents, actions, blocks, starts)
+    acts, imagined = model.normalise_actions(plan.to(model.device)).to(latents), imagined.flatten(2)
+    still = flat.new_zeros(size)
+    for k in range(len(starts)):
+        values[0, k] = flat[-1] - imagined[k, k]
+        given[0, k] = torch.cat([imagined[k, k - 1] if k else flat[last - block], still, acts[k, k]])
+    if last:
+        values[0, blocks] = flat[-1] - flat[-2]
+        done = actions[last - 1].repeat(block)
+        single = model.normalise_actions(done.to(model.device)).to(latents)
+        single[model.spec.action.size :] = 0
+        given[0, blocks] = torch.cat([flat[-2], flat[-2] - flat[-3] if last > 1 else still, single])
+    return Residuals(values, given)
+
+
+@torch.no_grad()
+def imagined_from(
+    model: WorldModel, latents: Tensor, actions: Tensor, blocks: int, starts: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the model imagines, open loop, from every step of an episode that one more block follows, or from `starts`.
 
     Arguments as in `residuals`. Returns the steps (M,), the raw action blocks from each on (M, blocks, block * A) and
     the latents (M, blocks, N, D) that they lead to. Actions after the episode's end repeat its last: nothing was seen
@@ -65,7 +91,7 @@ def imagined_from(model: WorldModel, latents: Tensor, actions: Tensor, blocks: i
     """
     block, history = model.config.block, model.config.history
     back, last = (history - 1) * block, len(latents) - 2
-    starts = torch.arange(back, max(back, len(latents) - block))
+    starts = torch.arange(back, max(back, len(latents) - block)) if starts is None else starts
     context = latents[starts[:, None] + block * torch.arange(1 - history, 1)]
     past = actions[starts[:, None] + torch.arange(-back, 0)].reshape(len(starts), history - 1, model.action_size)
     after = (starts[:, None] + torch.arange(blocks * block)).clamp(max=max(last, 0))

@@ -81,24 +81,29 @@ class ResidualLaw(nn.Module):
 
     def distance_and_volume(self, white: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """Squared Mahalanobis distance (..., V) of whitened residuals (..., V, S), given (..., V, 2 S + A), and the log
-        determinant of their covariance (by the matrix inversion and determinant lemmas).
+        determinant of their covariance (by the matrix determinant lemma).
         """
-        mean, log_scale, common = self.law(given)
-        off = (white - mean) * (-log_scale).exp()
-        distance, volume = off.square().sum(-1), 2 * log_scale.sum(-1)
-        if self.rank:
-            inner = common.transpose(-1, -2) @ common + torch.eye(self.rank, dtype=white.dtype, device=white.device)
-            root = torch.linalg.cholesky_ex(inner).L
-            along = common.transpose(-1, -2) @ off.unsqueeze(-1)
-            along = torch.linalg.solve_triangular(root, along, upper=False)
-            # Rounding must not make it negative.
-            distance = (distance - along.square().sum((-1, -2))).clamp_min(0.0)
-            volume = volume + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return distance, volume
+        distance, log_scale, root = self._distance(white, given)
+        volume = 2 * log_scale.sum(-1)
+        return distance, volume if root is None else volume + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def distance(self, white: Tensor, given: Tensor) -> Tensor:
         """Squared Mahalanobis distance (..., V) of whitened residuals (..., V, S), given (..., V, 2 S + A)."""
-        return self.distance_and_volume(white, given)[0]
+        return self._distance(white, given)[0]
+
+    def _distance(self, white: Tensor, given: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The distance, by the matrix inversion lemma, the log scales, and the root of 1 + U^T U in their units."""
+        mean, log_scale, common = self.law(given)
+        off = (white - mean) * (-log_scale).exp()
+        distance = off.square().sum(-1)
+        if not self.rank:
+            return distance, log_scale, None
+        inner = common.transpose(-1, -2) @ common + torch.eye(self.rank, dtype=white.dtype, device=white.device)
+        root = torch.linalg.cholesky_ex(inner).L
+        along = common.transpose(-1, -2) @ off.unsqueeze(-1)
+        along = torch.linalg.solve_triangular(root, along, upper=False)
+        # Rounding must not make it negative.
+        return (distance - along.square().sum((-1, -2))).clamp_min(0.0), log_scale, root
 
     def ratios(self, values: Tensor, given: Tensor) -> Tensor:
         """How surprising each view (..., V) of residuals (..., V, S) given (..., V, 2 S + A) is: its squared
