@@ -349,3 +349,12 @@ def test_a_model_of_one_kind_of_channel_has_no_other_encoder() -> None:
         world = model(Spec(observations=(channel,), action=ACTION))
         assert len(world.encoders) == 1
         assert world.encode(observed(world.spec)).shape == (2, 3, 1, 6)
+
+
+def test_encoding_with_first_features_is_both_at_once() -> None:
+    made = model()
+    given = list(made.normalised(observed(), masks()))
+    latents, early = made.encode_with_early(given)
+    assert torch.equal(latents, made.encode_normalised(given))
+    assert all(torch.equal(one, other) for one, other in zip(early, made.early(given), strict=True))
+    assert [x.shape[1] for x in early] == [4, 3, 8]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +38,13 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor, valid: Tensor) -> Tensor:
         """images (M, C, H, W) normalised, valid (M,) bool -> (M, width)."""
-        features = self.project(self.convolutions(images).flatten(1))
+        return self.after(self.early(images, valid), valid)
+
+    def after(self, first: Tensor, valid: Tensor) -> Tensor:
+        """`forward` from what `early` gives."""
+        for layer in itertools.islice(self.convolutions, 1, None):
+            first = layer(first)
+        features = self.project(first.flatten(1))
         return torch.where(valid[:, None], features, self.missing.to(features.dtype))
 
     def early(self, images: Tensor, valid: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from foretell.episodes.statistics import Statistics
 from foretell.errors import SpecError, require_whole
-from foretell.model.encoders import Encoder, encoder_for
+from foretell.model.encoders import Encoder, ImageEncoder, encoder_for
 from foretell.model.predictor import Predictor
 from foretell.spec import Spec
 
@@ -155,12 +155,21 @@ class WorldModel(nn.Module):
         wanted.
         """
         given = list(channels)
+        return self._fused(given, [encoder(*each) for encoder, each in zip(self.encoders, given, strict=True)])
+
+    def encode_with_early(self, channels: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[Tensor]]:
+        """`encode_normalised` and `early` at once."""
+        given = list(channels)
+        first = self.early(given)
         features = [
-            encoder(*each).chunk(len(self.fuse), dim=-1) for encoder, each in zip(self.encoders, given, strict=True)
+            encoder.after(early, mask) if isinstance(encoder, ImageEncoder) else encoder(values, mask)
+            for encoder, early, (values, mask) in zip(self.encoders, first, given, strict=True)
         ]
-        fused = [
-            fuse(torch.cat(part, dim=-1)) for fuse, part in zip(self.fuse, zip(*features, strict=True), strict=True)
-        ]
+        return self._fused(given, features), first
+
+    def _fused(self, given: Sequence[tuple[Tensor, Tensor]], features: Sequence[Tensor]) -> Tensor:
+        parts = (each.chunk(len(self.fuse), dim=-1) for each in features)
+        fused = [fuse(torch.cat(part, dim=-1)) for fuse, part in zip(self.fuse, zip(*parts, strict=True), strict=True)]
         names = [c.name for c in self.spec.observations]
         grounds = [_last_known(*given[names.index(name)]) for name in self.config.grounded]
         return torch.cat([*grounds, *fused], dim=-1).float()

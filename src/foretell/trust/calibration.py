@@ -269,8 +269,9 @@ def see(model: WorldModel, episode: Episode, *, last: bool = False) -> Seen:
     early: list[list[Tensor]] = []
     for first in range(steps - 1 if last else 0, steps, _AT_ONCE):
         inputs = shown(model, episode, slice(first, first + _AT_ONCE))
-        latents.append(model.encode_normalised(inputs)[:, None].cpu())
-        early.append([places_of(f)[0].float().cpu() for f in model.early(inputs)])
+        encoded, features = model.encode_with_early(inputs)
+        latents.append(encoded[:, None].cpu())
+        early.append([places_of(f)[0].float().cpu() for f in features])
     missing = torch.zeros(steps, len(names), dtype=torch.bool)
     for i, name in enumerate(names):
         if name in episode.valid:
