@@ -1,7 +1,7 @@
 """Glucose of virtual patients: forecasts, and what another treatment would have done, beside plain regressions.
 
-Models learn from logged care of 14 patients and are asked about 12 others. The baselines get what the model gets: the
-last day of measurements and what is given from now on.
+Models learn from logged care of 14 patients and are asked about 12 others. The baselines get no less than the model:
+measurements of the last day, and what is given from now on. The model's settings have not been chosen yet.
 """
 
 from __future__ import annotations
@@ -127,14 +127,8 @@ def moments(episodes: Sequence[Episode], every: int) -> list[Moment]:
     for episode in episodes:
         readings = np.where(measured(episode), episode.observations["glucose"][:, 0], np.nan)
         for now in range(DAY, len(episode) - AHEAD, every):
-            past = Episode(
-                observations={n: x[: now + 1] for n, x in episode.observations.items()},
-                actions=episode.actions[:now],
-                valid={n: x[: now + 1] for n, x in episode.valid.items()},
-                group=episode.group,
-            )
             plan = np.asarray(episode.actions[now : now + AHEAD], np.float64)
-            found.append(Moment(past, plan, readings[now : now + AHEAD + 1].astype(np.float64)))
+            found.append(Moment(episode.until(now), plan, readings[now : now + AHEAD + 1].astype(np.float64)))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -262,6 +262,16 @@ class Episode:
     def __len__(self) -> int:
         """Number of steps observed, T + 1."""
         return len(next(iter(self.observations.values()), ()))
+
+    def until(self, step: int) -> Episode:
+        """What was seen up to `step`, that observation included, and done before it."""
+        return replace(
+            self,
+            observations={n: x[: step + 1] for n, x in self.observations.items()},
+            actions=self.actions[:step],
+            valid={n: x[: step + 1] for n, x in self.valid.items()},
+            times=None if self.times is None else self.times[: step + 1],
+        )
 
     def check(self, spec: Spec, where: str) -> None:
         """Raise SpecError, naming `where`, the channel, what was expected and what came, unless this fits `spec`."""

@@ -18,7 +18,7 @@ class Calibrate(Command):
     """Calibrate a run: p-values of surprise and novelty, and alarms that are rarely false.
 
     `foretell train` does it on the episodes that it holds out. More episodes allow rarer false alarms: at most 1 in
-    100 takes about 400. The guarantee is for episodes like these; calibrate anew where the world has changed.
+    100 takes 499. The guarantee is for episodes like these; calibrate anew where the world has changed.
 
       foretell calibrate runs/rooms data/more-rooms
       foretell calibrate runs/rooms data/more-rooms --level 0.01

@@ -84,9 +84,8 @@ class Windows:
         indices = np.asarray(indices, np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"windows 0 to {len(self) - 1} expected, got {indices.min()} to {indices.max()}")
-        episodes, first = self.locate(indices)
-        begin = self.cache.starts[episodes]
-        rows, count = torch.from_numpy(begin + first), len(indices)
+        first, count = self._rows(indices), len(indices)
+        rows = torch.from_numpy(first)
         valid = {}
         for name in self._gathers:
             if name in self._masks:
@@ -95,10 +94,12 @@ class Windows:
                 shape = (count, self.length) if name in self._images else (count, self.length, self._fields[name])
                 valid[name] = torch.ones(shape, dtype=torch.bool)
         observations = {name: gather(rows) for name, gather in self._gathers.items()}
-        steps = (begin + first)[:, None] + np.arange(self.length) * self.block
-        for name in self._looking:
-            values, there = self.cache.lately(name, steps, np.broadcast_to(begin[:, None], steps.shape), self.look)
-            observations[name], valid[name] = torch.from_numpy(values), torch.from_numpy(there)
+        if self._looking:
+            steps = first[:, None] + np.arange(self.length) * self.block
+            begin = np.broadcast_to(self.cache.starts[self.locate(indices)[0]][:, None], steps.shape)
+            for name in self._looking:
+                values, there = self.cache.lately(name, steps, begin, self.look)
+                observations[name], valid[name] = torch.from_numpy(values), torch.from_numpy(there)
         size = self.store.spec.action.size
         return Batch(
             observations,

@@ -32,8 +32,8 @@ class ModelConfig:
     history: int = 1
     """Latents that the predictor looks at."""
     look: int = 1
-    """Raw steps, this one the last, that a latent takes of vector channels: what they show may depend on what was
-    done and measured long before (insulin works for hours)."""
+    """Raw steps, this one the last, that a latent takes of vector channels: what follows may depend on what was
+    done and measured long before."""
     grounded: tuple[str, ...] = ()
     """Vector channels whose values, the last ones known, stand at the head of each latent in units of their spread:
     predictions of them are learned as such and read without a head. For signals of few numbers, of which a latent

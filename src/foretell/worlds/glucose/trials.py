@@ -96,14 +96,9 @@ def _at(
         followed.append(ward.glucose)
     for i in these:
         episode = episodes[i]
-        history = Episode(
-            observations={n: x[: at + 1] for n, x in episode.observations.items()},
-            actions=episode.actions[:at],
-            valid={n: x[: at + 1] for n, x in episode.valid.items()},
-            group=episode.group,
-        )
         glucose = np.asarray(episode.observations["plasma"][at : at + AHEAD + 1, 0], np.float64)
         other = np.array([each[i] for each in followed])
+        history = episode.until(at)
         yield i, Trial(history=history, plan=plans[i], other=others[i], glucose=glucose, other_glucose=other)
 
 
