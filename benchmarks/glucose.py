@@ -1,6 +1,6 @@
 """Glucose of virtual patients: forecasts, and what another treatment would have done, beside plain regressions.
 
-Models learn from logged care of 14 patients and are asked about 12 others. The baselines get no less than the model:
+Models learn from logged care of 14 patients and are asked about 6 others. The baselines get no less than the model:
 measurements of the last day, and what is given from now on. The model's settings have not been chosen yet.
 """
 

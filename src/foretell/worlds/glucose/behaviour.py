@@ -36,8 +36,8 @@ class Options:
 
     patients: names; episode i is about patient i modulo their number. logs: `confounded`, treatment follows from what
     is seen; or `randomised`, the basal rate is multiplied by a factor drawn every two hours, too. days: of an episode,
-    from midnight. noise, lost, bias: see `Sensor`. counting, untold, late: see `Habits`. sensitivity: what insulin
-    does, 1 as published.
+    from midnight. noise, lost, bias: see `Sensor`. counting, untold, missed, late: see `Habits`. sensitivity:
+    what insulin does, 1 as published.
     """
 
     patients: tuple[str, ...] = TRAINING
@@ -48,7 +48,8 @@ class Options:
     bias: float = 0.0
     sensitivity: float = 1.0
     counting: float = 0.2
-    untold: float = 0.1
+    untold: float = 0.05
+    missed: float = 0.05
     late: float = 0.15
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class Options:
         if self.logs not in ("confounded", "randomised"):
             raise SpecError(f"glucose: logs must be 'confounded' or 'randomised', got {self.logs!r}")
         require_whole("glucose", self, 1, "days")
-        for name in ("counting", "untold", "late"):
+        for name in ("counting", "untold", "missed", "late"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SpecError(f"glucose: {name} must be a share from 0 to 1, got {getattr(self, name)!r}")
         if not 0 < self.sensitivity < 10:
@@ -78,7 +79,7 @@ class Options:
             patients(names),
             rngs,
             steps,
-            habits=Habits(counting=self.counting, untold=self.untold, late=self.late),
+            habits=Habits(counting=self.counting, untold=self.untold, missed=self.missed, late=self.late),
             sensor=Sensor(noise=self.noise, lost=self.lost, bias=self.bias),
             sensitivity=self.sensitivity,
         )
@@ -105,12 +106,12 @@ SPEC = Spec(
 
 
 class BasalBolus:
-    """The usual treatment: each patient's basal rate, none below 80 mg/dL, and boluses for carbohydrates told of, with
-    a correction where glucose is high and no bolus was given for three hours.
+    """The usual treatment: each patient's basal rate, none below 80 mg/dL, and boluses for carbohydrates that people
+    ask one for, with a correction where glucose is high and no bolus was given for three hours.
     """
 
     def __init__(self, ward: Ward) -> None:
-        p = ward.patients
+        self._ward, p = ward, ward.patients
         self.basal, self.ratio, self.factor = p.basal, p["carb_ratio"], p["correction_factor"]
         n = len(ward)
         self._since = np.full(n, _PATIENCE)
@@ -119,10 +120,10 @@ class BasalBolus:
     def act(self, observed: dict[str, Array], there: dict[str, NDArray[np.bool_]], multiplier: Array) -> Array:
         """(n, 2) basal in U/h, times the multiplier (n,), and bolus in U."""
         self._known = np.where(there["glucose"], observed["glucose"][:, 0], self._known)
-        told = observed["meal"][:, 0]
+        asked = self._ward.asked[:, self._ward.time]
         correct = (self._known > _CORRECT_ABOVE) & (self._since >= _PATIENCE)
         bolus = np.where(
-            told > 0, told / self.ratio + correct * np.maximum(self._known - _TARGET, 0) / self.factor, 0.0
+            asked > 0, asked / self.ratio + correct * np.maximum(self._known - _TARGET, 0) / self.factor, 0.0
         )
         self._since = np.where(bolus > 0, 0, self._since + 1)
         basal = self.basal * multiplier * (self._known >= _SUSPEND_BELOW)

@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 Kind = Literal["basal", "bolus", "outside"]
 AHEAD = 48
 """Steps of a plan: four hours."""
+_ERRORS = ((0.0, 0), (1.0, 6), (0.5, 0), (1.5, 0))
+"""Shares of a bolus that are given instead, and how many steps later."""
 _GROUP = 32
 """Patients that live together: those of a group begin their trials at one time, but for boluses."""
 
@@ -46,7 +48,7 @@ def trials(options: Options, count: int, kind: Kind, *, seed: int) -> Iterator[T
     """`count` trials at some moment of the second day of logged care; trial i depends on (seed, i) alone.
 
     basal: basal multipliers drawn anew, as `randomised` logs have them. bolus: now, where a bolus is given, none is, or
-    half of it, or half as much again, as people err. outside: a bolus of 0.02 to 0.06 U per kg that no meal is for.
+    half an hour later, or half of it, or half as much again. outside: a bolus of 0.02 to 0.06 U per kg that no meal is for.
     Raises SpecError for another kind.
     """
     if kind not in ("basal", "bolus", "outside"):
@@ -110,7 +112,10 @@ def _otherwise(kind: Kind, plan: Array, ward: Ward, i: int, rng: np.random.Gener
         factors = rng.choice(MULTIPLIERS, steps[-1] + 1)
         other[:, 0] = np.minimum(ward.patients.basal[i] * factors[steps], HIGHEST_BASAL)
     elif kind == "bolus":
-        other[0, 1] = min(other[0, 1] * rng.choice([0.0, 0.5, 1.5]), HIGHEST_BOLUS)
+        share, later = _ERRORS[rng.integers(len(_ERRORS))]
+        given = other[0, 1]
+        other[0, 1] = 0.0
+        other[later, 1] = min(other[later, 1] + share * given, HIGHEST_BOLUS)
     else:
         other[0, 1] = min(other[0, 1] + rng.uniform(0.02, 0.06) * ward.patients["BW"][i], HIGHEST_BOLUS)
     return other

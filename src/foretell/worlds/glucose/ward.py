@@ -39,20 +39,22 @@ _WEIGHT = 70.0
 
 @dataclass(frozen=True, kw_only=True)
 class Habits:
-    """How meals are told of. counting: spread of the error in counting carbohydrates, a share. untold: chance that a
-    meal is not told of at all; late: that it is told of 15 to 45 minutes after it began.
+    """How meals are told of and boluses asked for. counting: spread of the error in counting carbohydrates, a share.
+    untold: chance that a meal is not told of at all, so that no bolus is asked for; missed: that it is told of and the
+    bolus forgotten; late: that the bolus is asked for 15 to 45 minutes after the meal.
     """
 
     counting: float = 0.2
-    untold: float = 0.1
+    untold: float = 0.05
+    missed: float = 0.05
     late: float = 0.15
 
 
 class Ward:
     """n patients from midnight on, for `steps` steps at most.
 
-    rngs: a random stream for each. meals, told: (n, steps) g of carbohydrates that are put on the table at a step, and
-    that are told of then.
+    rngs: a random stream for each. meals, told, asked: (n, steps) g of carbohydrates that are put on the table at a
+    step, that are told of then, and that people ask a bolus for.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Ward:
         self.simulator = Simulator(patients, np.full(n, sensitivity))
         self.time = 0
         life = [rng.spawn(3) for rng in rngs]
-        self.meals, self.told = np.zeros((n, steps + 1)), np.zeros((n, steps + 1))
+        self.meals, self.told, self.asked = (np.zeros((n, steps + 1)) for _ in range(3))
         for i, (meals, _, _) in enumerate(life):
             self._draw(i, meals, habits, float(patients["BW"][i]))
         self._noise = self.sensor.noises([s[1] for s in life], steps + 1, MINUTES)
@@ -133,6 +135,9 @@ class Ward:
                 if eats >= chance or at >= steps:
                     continue
                 self.meals[i, at] += grams
-                known = at + (int(delay / MINUTES) if tells[1] < habits.late else 0)
-                if tells[0] >= habits.untold and known < steps:
-                    self.told[i, known] += max(0.0, grams * (1 + habits.counting * counts))
+                counted = max(0.0, grams * (1 + habits.counting * counts))
+                if tells[0] >= habits.untold:
+                    self.told[i, at] += counted
+                later = at + (int(delay / MINUTES) if tells[1] < habits.late else 0)
+                if tells[0] >= habits.untold + habits.missed and later < steps:
+                    self.asked[i, later] += counted
