@@ -59,8 +59,9 @@ TRAINING = TrainConfig(
 
 @dataclass(frozen=True)
 class Moment:
-    """One patient now. past: what was seen until now. plan: (48, 2) what is given from now on. after: (49,) readings,
-    NaN where there is none.
+    """One patient now. past: what was seen until now. plan: (48, 3) what is given and told of from now on.
+
+    after: (49,) readings, NaN where there is none.
     """
 
     past: Episode
@@ -108,7 +109,7 @@ def measured(episode: Episode) -> NDArray[np.bool_]:
 
 def features(past: Episode, plan: Array) -> Array:
     """What a regression sees: an hour of readings, carbohydrates and insulin of the last day by ever longer stretches,
-    the time of day, and insulin to come by half hours.
+    the time of day, and insulin and carbohydrates to come by half hours.
     """
     seen = past.observations
     glucose, there = seen["glucose"][-13:, 0], measured(past)[-13:]
@@ -117,8 +118,8 @@ def features(past: Episode, plan: Array) -> Array:
     stretches = [
         seen[name][-last:, 0].sum() for name in ("insulin", "meal") for last in (3, 6, 12, 24, 36, 48, 72, 144, 288)
     ]
-    given = plan[:, 0] * MINUTES / 60 + plan[:, 1]
-    return np.concatenate([readings, np.diff(readings), stretches, seen["clock"][-1], given.reshape(-1, 6).sum(1)])
+    insulin, meals = (x.reshape(-1, 6).sum(1) for x in (plan[:, 0] * MINUTES / 60 + plan[:, 1], plan[:, 2]))
+    return np.concatenate([readings, np.diff(readings), stretches, seen["clock"][-1], insulin, meals])
 
 
 def moments(episodes: Sequence[Episode], every: int) -> list[Moment]:
@@ -156,7 +157,7 @@ def made(logs: str, seed: int, options: Options) -> Made:
 
 @torch.no_grad()
 def imagined(model: WorldModel, pasts: Sequence[Episode], plans: Sequence[Array]) -> dict[int, Array]:
-    """mg/dL (n,) by minutes ahead that the model expects of plans (48, 2)."""
+    """mg/dL (n,) by minutes ahead that the model expects of plans (48, 3)."""
     look, block = model.config.look, model.config.block
     starts = []
     for past in pasts:

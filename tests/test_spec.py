@@ -363,3 +363,16 @@ class TestEpisode:
 def test_every_error_is_one_that_a_user_can_act_on() -> None:
     assert issubclass(SpecError, ForetellError)
     assert SpecError.exit_code == 2
+
+
+def test_actions_that_nobody_chooses_are_named_and_kept() -> None:
+    actions = ActionSpec(names=("dose", "meal"), low=(1.0, 0.0), high=(2.0, 9.0), exogenous=("meal",))
+    assert actions.chosen == (True, False)
+    assert actions.still.tolist() == [1.0, 0.0]
+    spec = Spec(observations=(Channel(name="x", kind="vector", shape=(1,)),), action=actions)
+    assert Spec.from_json(spec.to_json()) == spec
+    older = spec.to_json()
+    del older["action"]["exogenous"]
+    assert spec.differences(Spec.from_json(older)) == ["action exogenous ('meal',) expected, got ()"]
+    with pytest.raises(SpecError, match=r"exogenous ones among \['dose'\] expected, got \['meal'\]"):
+        ActionSpec(names=("dose",), exogenous=("meal",))

@@ -68,7 +68,9 @@ class ActionSpec:
     """Names, units and bounds of the actions; all empty when nobody acts.
 
     `low` and `high` are in the action's own units and may be infinite. `safe` is the action to hand
-    over to when the model is not to be trusted (None: the world names none).
+    over to when the model is not to be trusted (None: the world names none). `exogenous` names those that nobody
+    chooses but that are told of as they come, or before (a meal, a feed, an order): models are given them like
+    actions, so that what they cause is not laid to the actions that answer them; planners leave them as they are told.
     """
 
     names: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ class ActionSpec:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     safe: tuple[float, ...] | None = None
+    exogenous: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -91,6 +94,9 @@ class ActionSpec:
         for name, low, high in zip(self.names, self.low, self.high, strict=True):
             if not low < high:
                 raise SpecError(f"action {name}: low {low} must be below high {high}")
+        object.__setattr__(self, "exogenous", tuple(self.exogenous))
+        if unknown := set(self.exogenous) - set(self.names):
+            raise SpecError(f"actions: exogenous ones among {list(self.names)} expected, got {sorted(unknown)}")
         if self.safe is not None:
             object.__setattr__(self, "safe", tuple(map(float, self.safe)))
             assert self.safe is not None
@@ -102,6 +108,16 @@ class ActionSpec:
     def size(self) -> int:
         """Number of action values per step."""
         return len(self.names)
+
+    @property
+    def chosen(self) -> tuple[bool, ...]:
+        """Which of the actions somebody chooses."""
+        return tuple(name not in self.exogenous for name in self.names)
+
+    @property
+    def still(self) -> NDArray[np.float64]:
+        """(A,) zero, or the bound next to it."""
+        return np.clip(np.zeros(self.size), self.low, self.high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +184,7 @@ class Spec:
                 "low": bounds(action.low),
                 "high": bounds(action.high),
                 "safe": None if action.safe is None else list(action.safe),
+                "exogenous": list(action.exogenous),
             },
             "hz": self.hz,
             "quantities": [channel(c) for c in self.quantities],
@@ -186,6 +203,7 @@ class Spec:
                     low=tuple(-math.inf if v is None else v for v in _list(action["low"], int, float, type(None))),
                     high=tuple(math.inf if v is None else v for v in _list(action["high"], int, float, type(None))),
                     safe=None if action.get("safe") is None else _list(action["safe"], int, float),
+                    exogenous=_list(action.get("exogenous", []), str),
                 ),
                 hz=float(data["hz"]),
                 quantities=tuple(_channel_from_json(c) for c in data.get("quantities", ())),
@@ -208,7 +226,7 @@ class Spec:
                     expected, came = getattr(mine[name], part), getattr(theirs[name], part)
                     if expected != came:
                         found.append(f"{name}: {part} {expected} expected, got {came}")
-        for part in ("names", "units", "low", "high"):
+        for part in ("names", "units", "low", "high", "exogenous"):
             expected, came = getattr(self.action, part), getattr(other.action, part)
             if expected != came:
                 found.append(f"action {part} {expected} expected, got {came}")

@@ -295,3 +295,44 @@ class TestRefusals:
         for wrong in ({"horizon": 0}, {"replan_every": 0}, {"terminal": -1.0}, {"discount": 0.0}):
             with pytest.raises(SpecError, match="controller:"):
                 ControllerConfig(**wrong)  # type: ignore[arg-type]
+
+
+WIND = replace(SPEC, action=replace(SPEC.action, exogenous=(SPEC.action.names[1],)))
+
+
+def test_what_nobody_chooses_comes_as_it_is_told_and_the_rest_makes_up_for_it() -> None:
+    """The second axis moves by itself: plans are imagined with what is told of it, and nothing where that ends."""
+    model = PointMass(WIND, config=Sizes(block=2))
+    planner = Counting()
+    controller = Controller(model, planner, ControllerConfig(horizon=3, replan_every=2))
+    state = controller.start(goal(), generator=seeded())
+    told = torch.tensor([[[0.25], [0.5], [-0.25]]])
+    action, state = controller.step({"position": torch.zeros(1, 2)}, state, ahead=told)
+    assert state.plan is not None
+    assert state.imagined is not None
+    moves = state.plan.actions.reshape(6, 2)
+    assert moves[:, 1].tolist() == [0.25, 0.5, -0.25, 0, 0, 0]
+    assert action[0, 1] == 0.25
+    assert torch.allclose(state.imagined.flatten()[1::2], torch.tensor([0.75, 0.5, 0.5]))
+    # Between two plans what is told anew is what came.
+    action, state = controller.step({"position": torch.zeros(1, 2)}, state, ahead=torch.full((1, 1, 1), 0.125))
+    assert action[0].tolist() == pytest.approx([2e-5, 0.125])
+    assert torch.equal(state.actions[:, -1], action)
+
+
+@pytest.mark.parametrize("planner", [CEM(), ICEM(), MPPI(), Gradient()], ids=lambda p: type(p).__name__)
+def test_plans_reach_the_goal_along_what_is_chosen(planner: Any) -> None:
+    controller = Controller(PointMass(WIND), planner, ControllerConfig(horizon=8, replan_every=1))
+    position, state = torch.zeros(1, 2), controller.start(goal(), generator=seeded())
+    for _ in range(12):
+        action, state = controller.step({"position": position}, state, ahead=torch.full((1, 2, 1), 0.1))
+        position = position + action
+    assert position[0, 0] == pytest.approx(2.0, abs=0.12)
+    assert position[0, 1] == pytest.approx(1.2, abs=1e-5)
+
+
+def test_what_is_told_must_fit() -> None:
+    controller = Controller(PointMass(WIND), QUICK)
+    state = controller.start(goal(), generator=seeded())
+    with pytest.raises(SpecError, match=r"told ahead of shape \(1, steps, 1\) expected, got \(1, 2\)"):
+        controller.step({"position": torch.zeros(1, 2)}, state, ahead=torch.zeros(1, 2))

@@ -185,8 +185,7 @@ class EpisodeWriter:
     def _padded(self, actions: NDArray[Any]) -> NDArray[Any]:
         if len(actions):
             return np.concatenate([actions, actions[-1:]])
-        still = np.clip(np.zeros(self.spec.action.size), self.spec.action.low, self.spec.action.high)
-        return still.astype(actions.dtype)[None]
+        return self.spec.action.still.astype(actions.dtype)[None]
 
     def _observe(self, episode: Episode) -> None:
         """Take the episode into the statistics that LeRobot normalises by; of images, some pixels of a few frames."""

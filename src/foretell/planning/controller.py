@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -231,13 +232,19 @@ class Controller:
         )
 
     def step(
-        self, observations: Mapping[str, Tensor], state: State, valid: Mapping[str, Tensor] | None = None
+        self,
+        observations: Mapping[str, Tensor],
+        state: State,
+        valid: Mapping[str, Tensor] | None = None,
+        ahead: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Raw actions (B, A) for the observations (B, *shape) of now, and the state for the next step.
 
         valid: by channel, (B,) or, for vectors and waveforms, (B, F) bool; channels not named are valid
-        throughout. Invalid values are not looked at. Raises SpecError, naming the channel, where the
-        observations do not fit the spec; PlanningError where no plan can be scored.
+        throughout. Invalid values are not looked at. ahead: (B, n, E) what is told of the spec's E exogenous actions
+        for this step and the next ones; nothing where it ends, or without it.
+        Raises SpecError, naming the channel, where the observations do not fit the spec; PlanningError where no plan
+        can be scored.
         """
         # A caller may be in inference mode, whose tensors a gradient planner cannot use.
         with torch.inference_mode(False), torch.no_grad():
@@ -247,9 +254,10 @@ class Controller:
                 state = self._seen(state, self._encode(steps, masks, state.shown))
             if self.look > 1:
                 state = replace(state, shown=(*state.shown, self._vectors(steps, masks))[1 - self.look :])
+            told = self._told(ahead, state.batch)
             if state.time % self.config.replan_every == 0:
-                state = self._replan(state)
-            actions, state = self._act(state)
+                state = self._replan(state, told)
+            actions, state = self._act(state, told)
             return (actions, state) if self.guard is None else self._guarded(actions, before, steps, masks or {}, state)
 
     def _guarded(
@@ -287,18 +295,37 @@ class Controller:
         latents = torch.cat([state.latents[-1][:, None], state.imagined], dim=1)
         return [Planned(z, a) for z, a in zip(latents, state.plan.actions, strict=True)]
 
-    def _act(self, state: State) -> tuple[Tensor, State]:
+    def _told(self, ahead: Tensor | None, batch: int) -> Tensor | None:
+        """(B, K * block, A) what is told of exogenous actions, NaN for those that are chosen; None where all are."""
+        action, steps = self.spec.action, self.config.horizon * self.block
+        which = [i for i, chosen in enumerate(action.chosen) if not chosen]
+        if not which:
+            return None
+        told = torch.full((batch, steps, action.size), math.nan, device=self.model.device)
+        told[..., which] = told.new_tensor(action.still)[which]
+        if ahead is not None:
+            if ahead.dim() != 3 or ahead.shape[0] != batch or ahead.shape[2] != len(which):
+                raise SpecError(
+                    f"controller: what is told ahead of shape ({batch}, steps, {len(which)}) expected,"
+                    f" got {tuple(ahead.shape)}"
+                )
+            told[:, : ahead.shape[1], which] = ahead[:, :steps].to(told)
+        return told
+
+    def _act(self, state: State, told: Tensor | None) -> tuple[Tensor, State]:
         assert state.plan is not None
         raw = state.plan.actions.reshape(state.batch, -1, self.spec.action.size)
         low, high = state.search.low[: raw.shape[-1]], state.search.high[: raw.shape[-1]]
         actions = raw[:, state.time - state.planned_at].clamp(low, high)
+        if told is not None:
+            actions = torch.where(told[:, 0].isnan(), actions, told[:, 0])
         # A context reaches (history - 1) blocks back.
         executed = torch.cat([state.actions, actions.unsqueeze(1)], dim=1)[
             :, -max(1, (self.history - 1) * self.block) :
         ]
         return actions, replace(state, time=state.time + 1, actions=executed)
 
-    def _replan(self, state: State) -> State:
+    def _replan(self, state: State, told: Tensor | None) -> State:
         context, past = self._context(state)
         cost = rollout_cost(
             self.model,
@@ -312,6 +339,8 @@ class Controller:
         )
         if self.penalty is not None:
             cost = combined((1.0, cost), (1.0, self.penalty))
+        if told is not None:
+            cost = _with(told.view(state.batch, 1, self.config.horizon, -1), cost)
         search = state.search
         if state.plan is not None:
             search = search.shift(state.time - state.planned_at)
@@ -323,6 +352,9 @@ class Controller:
                 f"planner {type(self.planner).__name__}: finite actions of shape {tuple(search.mean.shape)} expected,"
                 f" got {tuple(plan.actions.shape)}{'' if plan.actions.isfinite().all() else ' with NaN or infinity'}"
             )
+        if told is not None:
+            known = told.view_as(plan.actions)
+            plan = replace(plan, actions=torch.where(known.isnan(), plan.actions, known))
         imagined = self.model.rollout(context, past, plan.actions.unsqueeze(1)).squeeze(1)
         return replace(state, plan=plan, search=plan.state, planned_at=state.time, imagined=imagined)
 
@@ -368,6 +400,11 @@ class Controller:
         if masks is None:
             return values, {n: torch.ones_like(x, dtype=torch.bool) for n, x in values.items()}
         return values, {n: masks[n] if masks[n].dim() == 3 else masks[n][..., None].expand_as(values[n]) for n in names}
+
+
+def _with(told: Tensor, cost: Cost) -> Cost:
+    """The cost of plans (B, S, K, A) in which what is told (B, 1, K, A) comes about, NaN where it is theirs to say."""
+    return lambda plans: cost(torch.where(told.isnan(), plans, told))
 
 
 def _bounds(action: ActionSpec, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -115,13 +115,13 @@ def test_episodes_fit_the_spec_and_depend_on_seed_and_number_alone() -> None:
 def test_confounded_logs_keep_the_basal_rate_and_cover_what_is_told() -> None:
     for i, episode in enumerate(logged(SHORT, 3, seed=1)):
         person = patients([SHORT.patients[i]])
-        basal, bolus = episode.actions.T
+        basal, bolus, told = episode.actions.T
         known = episode.observations["glucose"][:-1, 0]
         seen = episode.valid["glucose"][:-1]
         assert set(np.round(basal / person.basal, 4)) <= {0.0, 1.0}
         assert (basal[seen & (known < 80)] == 0).all()
         assert (basal[seen & (known >= 80)] > 0).all()
-        told = episode.observations["meal"][:-1, 0]
+        assert np.array_equal(told, episode.observations["meal"][:-1, 0])
         on_time = (bolus > 0) & (told > 0)
         assert on_time.any()
         ratio = person["carb_ratio"].item()

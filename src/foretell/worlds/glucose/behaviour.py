@@ -13,7 +13,7 @@ from foretell.errors import SpecError, require_whole
 from foretell.spec import ActionSpec, Channel, Episode, Spec
 from foretell.worlds.glucose.patients import names, patients
 from foretell.worlds.glucose.sensor import Sensor
-from foretell.worlds.glucose.ward import DAY, HIGHEST_BASAL, HIGHEST_BOLUS, MINUTES, Habits, Ward
+from foretell.worlds.glucose.ward import DAY, HIGHEST_BASAL, HIGHEST_BOLUS, HIGHEST_MEAL, MINUTES, Habits, Ward
 
 Array = NDArray[np.float64]
 TRAINING = tuple(n for n in names("adult", "adolescent") if int(n[-3:]) <= 7)
@@ -94,11 +94,12 @@ SPEC = Spec(
     ),
     # Without insulin for some time glucose rises; with too much of it a patient may die within the hour.
     action=ActionSpec(
-        names=("basal", "bolus"),
-        units=("U/h", "U"),
-        low=(0.0, 0.0),
-        high=(HIGHEST_BASAL, HIGHEST_BOLUS),
-        safe=(0.0, 0.0),
+        names=("basal", "bolus", "carbohydrates"),
+        units=("U/h", "U", "g"),
+        low=(0.0, 0.0, 0.0),
+        high=(HIGHEST_BASAL, HIGHEST_BOLUS, HIGHEST_MEAL),
+        safe=(0.0, 0.0, 0.0),
+        exogenous=("carbohydrates",),
     ),
     hz=1 / (60 * MINUTES),
     quantities=(Channel(name="plasma", kind="vector", shape=(1,), fields=("glucose",), units=("mg/dL",)),),
@@ -160,8 +161,9 @@ def logged_group(
         if t < steps:
             before(ward)
             multiplier = np.array([f[t // TWO_HOURS] for f in factors]) if options.logs == "randomised" else np.ones(n)
+            given = policy.act(observed, mask, multiplier)
             # As they are recorded, so that what is recorded is what was done.
-            actions.append(policy.act(observed, mask, multiplier).astype(np.float32))
+            actions.append(np.concatenate([given, observed["meal"]], axis=1).astype(np.float32))
             ward.step(actions[-1].astype(np.float64))
     recorded = {name: np.stack(each, axis=1).astype(np.float32) for name, each in seen.items()}
     valid, acted = np.stack(there, axis=1), np.stack(actions, axis=1)

@@ -42,7 +42,8 @@ class GlucoseEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             }
         )
         self.observation_space = seen
-        low, high = (np.array(bound, np.float32) for bound in (SPEC.action.low, SPEC.action.high))
+        chosen = np.array(SPEC.action.chosen)
+        low, high = (np.array(bound, np.float32)[chosen] for bound in (SPEC.action.low, SPEC.action.high))
         self.action_space = spaces.Box(low, high, (2,), np.float32)
         self._number = 0
         self._ward: Ward | None = None

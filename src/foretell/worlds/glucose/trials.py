@@ -28,8 +28,9 @@ _GROUP = 32
 class Trial:
     """One patient at one moment. history: all that was seen and done until then, its last observation the present.
 
-    plan, other: (48, 2) what was done from then on, and what is done instead. glucose, other_glucose: (49,) mg/dL in
-    plasma that follow, the first one now.
+    plan: (48, 3) what might be done from then on: the usual basal rate, and boluses and meals as they came. What was
+    done is no plan: the pump was suspended because of what came. other: (48, 3) what is done instead.
+    glucose, other_glucose: (49,) mg/dL in plasma that follow each, the first one now.
     """
 
     history: Episode
@@ -48,7 +49,8 @@ def trials(options: Options, count: int, kind: Kind, *, seed: int) -> Iterator[T
     """`count` trials at some moment of the second day of logged care; trial i depends on (seed, i) alone.
 
     basal: basal multipliers drawn anew, as `randomised` logs have them. bolus: now, where a bolus is given, none is, or
-    half an hour later, or half of it, or half as much again. outside: a bolus of 0.02 to 0.06 U per kg that no meal is for.
+    half an hour later, or half of it, or half as much again. outside: a bolus of 0.02 to 0.06 U per kg that no meal is
+    for.
     Raises SpecError for another kind.
     """
     if kind not in ("basal", "bolus", "outside"):
@@ -88,24 +90,32 @@ def _at(
     """The trials that begin at the time of a ward, which then goes on, with the number of each in the group."""
     at = ward.time
     plans = np.stack([e.actions[at : at + AHEAD] for e in episodes]).astype(np.float64)
+    plans[..., 0] = ward.patients.basal[:, None]
     others = plans.copy()
     these = [int(i) for i in np.flatnonzero(chosen)]
     for i in these:
         others[i] = _otherwise(kind, plans[i], ward, i, rngs[i])
-    followed = [ward.glucose]
-    for actions in others.swapaxes(0, 1):
-        ward.step(actions)
-        followed.append(ward.glucose)
+    one, other = (_followed(ward.copied(), each) for each in (plans, others))
     for i in these:
-        episode = episodes[i]
-        glucose = np.asarray(episode.observations["plasma"][at : at + AHEAD + 1, 0], np.float64)
-        other = np.array([each[i] for each in followed])
-        history = episode.until(at)
-        yield i, Trial(history=history, plan=plans[i], other=others[i], glucose=glucose, other_glucose=other)
+        yield (
+            i,
+            Trial(
+                history=episodes[i].until(at), plan=plans[i], other=others[i], glucose=one[i], other_glucose=other[i]
+            ),
+        )
+
+
+def _followed(ward: Ward, plans: Array) -> Array:
+    """(n, 49) mg/dL that plans (n, 48, 3) lead to."""
+    found = [ward.glucose]
+    for actions in plans.swapaxes(0, 1):
+        ward.step(actions)
+        found.append(ward.glucose)
+    return np.stack(found, axis=1)
 
 
 def _otherwise(kind: Kind, plan: Array, ward: Ward, i: int, rng: np.random.Generator) -> Array:
-    """Another plan (48, 2) for patient i of a ward as it is now."""
+    """Another plan (48, 3) for patient i of a ward as it is now."""
     other = plan.copy()
     if kind == "basal":
         steps = np.arange(ward.time, ward.time + AHEAD) // TWO_HOURS

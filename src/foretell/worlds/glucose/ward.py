@@ -24,6 +24,8 @@ DAY = 24 * 60 // MINUTES
 """Steps of a day."""
 HIGHEST_BASAL, HIGHEST_BOLUS = 8.0, 30.0
 """U/h and U that the pump can give."""
+HIGHEST_MEAL = 500.0
+"""g of carbohydrates that can be told of at once."""
 # Breakfast, lunch, dinner with snacks between: chance, earliest and latest hour, usual hour, its spread, and g of
 # carbohydrates of a patient of 70 kg with their spread.
 _MEALS = (
@@ -114,7 +116,7 @@ class Ward:
         )
 
     def step(self, actions: Array) -> None:
-        """Five minutes with (n, 2) basal rates in U/h and boluses in U, as far as the pump can give them."""
+        """Five minutes with (n, 2 or more) basal rates in U/h and boluses in U, as far as the pump can give them."""
         basal = np.clip(actions[:, 0], 0, HIGHEST_BASAL) / 60
         bolus = np.clip(actions[:, 1], 0, HIGHEST_BOLUS) / MINUTES
         self.simulator.eat(self.meals[:, self.time])
@@ -135,7 +137,7 @@ class Ward:
                 if eats >= chance or at >= steps:
                     continue
                 self.meals[i, at] += grams
-                counted = max(0.0, grams * (1 + habits.counting * counts))
+                counted = min(max(0.0, grams * (1 + habits.counting * counts)), HIGHEST_MEAL)
                 if tells[0] >= habits.untold:
                     self.told[i, at] += counted
                 later = at + (int(delay / MINUTES) if tells[1] < habits.late else 0)
