@@ -207,11 +207,12 @@ def what_if(logs: str, options: Options) -> Iterator[Row]:
     """Effects of other plans on held-out patients, from models of these logs: their errors' root mean square over the
     true effects' (1: as good as 'no effect'), and how often the sign is right where the effect is more than 10 mg/dL.
 
-    Inside: other basal rates, and boluses that people give by mistake, half each. Outside: boluses without a meal.
+    Inside: other basal rates, and boluses forgotten or late, half each. Outside, what no logs have: other doses for
+    what was told, and boluses without a meal.
     """
     seeds = SEEDS[:1] if options.quick else SEEDS
     care, count = Care(logs=logs, patients=HELD_OUT), 24 if options.quick else 480  # type: ignore[arg-type]
-    kinds: dict[str, tuple[Kind, ...]] = {"": ("basal", "bolus"), ".outside": ("outside",)}
+    kinds: dict[str, tuple[Kind, ...]] = {"": ("basal", "bolus"), ".outside": ("dose", "extra")}
     for where, each in kinds.items():
         asked: list[Trial] = [t for k in each for t in trials(care, count, k, seed=ASKED)]
         kind = np.repeat(each, count)

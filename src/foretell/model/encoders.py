@@ -52,17 +52,62 @@ class ImageEncoder(nn.Module):
         return torch.as_tensor(self.convolutions[0](images))
 
 
+APART = 12
+"""Steps looked back on that are taken one by one; before them, means over stretches, each a quarter as long as it lies
+back."""
+
+
+def stretches(look: int) -> list[tuple[int, int]]:
+    """How far back each stretch begins and ends, the nearest first: (0, 1) is the last step alone."""
+    edges = list(range(min(look, APART) + 1))
+    while edges[-1] < look:
+        edges.append(min(look, edges[-1] + -(-edges[-1] // 4)))
+    return list(itertools.pairwise(edges))
+
+
 class VectorEncoder(nn.Module):
-    """A two-layer perceptron on normalised fields and their masks, (M, F) or, looking back, (M, F, L) to (M, width)."""
+    """A perceptron on normalised fields and their masks, (M, F) or, looking back, (M, F, L) to (M, width).
+
+    What it looks back on is averaged over `stretches`, each mean in units of its own spread (`fit`): that of what comes
+    seldom is small over a long stretch, but not unimportant.
+    """
 
     def __init__(self, fields: int, width: int, look: int = 1) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(2 * fields * look, width), nn.GELU(), nn.Linear(width, width))
+        parts = stretches(look)
+        self.pooled = look > APART
+        if self.pooled:
+            back = torch.arange(look - 1, -1, -1)
+            pool = torch.stack([(back >= near) & (back < far) for near, far in parts], dim=1).float()
+            self.register_buffer("pool", pool, persistent=False)
+            self.register_buffer("spread", torch.ones(fields, len(parts)))
+        deep = [nn.Linear(width, width), nn.GELU()] if self.pooled else []
+        self.layers = nn.Sequential(
+            nn.Linear(2 * fields * len(parts), width), nn.GELU(), *deep, nn.Linear(width, width)
+        )
+
+    @torch.no_grad()
+    def fit(self, values: Tensor, valid: Tensor) -> None:
+        """Take the spread of each stretch's mean from values (M, F, L) normalised and their masks."""
+        if self.pooled:
+            means, share = self._means(values, valid)
+            squares = (means.square() * (share > 0)).sum(0) / (share > 0).sum(0).clamp_min(1)
+            self.get_buffer("spread").copy_(torch.where(squares > 0, squares, 1.0).sqrt())
+
+    def _means(self, values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, F, S) means over what is valid of each stretch, 0 where nothing is, and the share of it that is."""
+        pool, mask = self.get_buffer("pool"), valid.to(values.dtype)
+        count = mask @ pool
+        return (values.masked_fill(~valid, 0) @ pool) / count.clamp_min(1), count / pool.sum(0)
 
     def forward(self, values: Tensor, valid: Tensor) -> Tensor:
         """values (M, F) or (M, F, L) normalised, valid the same bool -> (M, width)."""
-        mask = valid.to(values.dtype)
-        return torch.as_tensor(self.layers(torch.cat([values.masked_fill(~valid, 0), mask], dim=1).flatten(1)))
+        if self.pooled:
+            means, share = self._means(values, valid)
+            x = torch.cat([means / self.get_buffer("spread"), share], dim=1)
+        else:
+            x = torch.cat([values.masked_fill(~valid, 0), valid.to(values.dtype)], dim=1)
+        return torch.as_tensor(self.layers(x.flatten(1)))
 
     def early(self, values: Tensor, valid: Tensor) -> Tensor:
         """The values of now, (M, F, 1), their mean where they are not valid."""

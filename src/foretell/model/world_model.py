@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from foretell.episodes.statistics import Statistics
 from foretell.errors import SpecError, require_whole
-from foretell.model.encoders import Encoder, ImageEncoder, encoder_for
+from foretell.model.encoders import Encoder, ImageEncoder, VectorEncoder, encoder_for
 from foretell.model.predictor import Predictor
 from foretell.spec import Spec
 
@@ -33,7 +33,8 @@ class ModelConfig:
     """Latents that the predictor looks at."""
     look: int = 1
     """Raw steps, this one the last, that a latent takes of vector channels: what follows may depend on what was
-    done and measured long before."""
+    done and measured long before. The last dozen are taken one by one, those before as means over ever longer
+    stretches."""
     grounded: tuple[str, ...] = ()
     """Vector channels whose values, the last ones known, stand at the head of each latent in units of their spread:
     predictions of them are learned as such and read without a head. For signals of few numbers, of which a latent
@@ -149,6 +150,14 @@ class WorldModel(nn.Module):
             there = there[..., None].expand_as(x) if there.dim() == 2 else there
             values[name], masks[name] = (_lately(v, self.config.look) for v in (x, there))
         return values, masks
+
+    def fit_stretches(self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> None:
+        """Take from a batch of the training what encoders that look far back normalise means by, before training;
+        arguments and errors as in `encode`.
+        """
+        for encoder, given in zip(self.encoders, self.normalised(observations, valid), strict=True):
+            if isinstance(encoder, VectorEncoder):
+                encoder.fit(*given)
 
     def encode_normalised(self, channels: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         """Latents (M, D) of what `normalised` gives, in float32: where the derivative of a latent by what is seen is

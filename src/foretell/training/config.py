@@ -13,6 +13,7 @@ import tyro
 from foretell.errors import SpecError, require_whole
 from foretell.model.world_model import ModelConfig
 from foretell.objective.objective import ObjectiveConfig
+from foretell.training.gains import parse
 from foretell.training.refine import Refine
 from foretell.training.temporal import DistanceFit
 
@@ -59,6 +60,10 @@ class TrainConfig:
     """Steps in which the learning rate rises."""
     clip: float = 1.0
     """Largest norm of the gradient."""
+    gains: tuple[str, ...] = ()
+    """Vector channels and actions that are scaled at random, each window anew, as if of another patient or machine:
+    insulin+basal+bolus:0.3 scales these together, by e to the power of a normal number of that spread;
+    glucose:0.2@110 leaves 110 where it is."""
     precision: Precision = "auto"
     """Precision of the matrix products; auto: bfloat16 where the device computes it faster, else float32."""
     compile: bool = False
@@ -79,6 +84,9 @@ class TrainConfig:
     """Where the log goes too; both need an extra: pip install 'foretell[track]'."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "gains", tuple(self.gains))
+        for gain in self.gains:
+            parse(gain)
         require_whole("training", self, 1, "steps", "batch", "log_steps", "frozen_states")
         require_whole("training", self, 2, "length")
         require_whole("training", self, 0, "warmup", "seed", "checkpoint_steps")

@@ -27,6 +27,7 @@ from foretell.model.world_model import WorldModel
 from foretell.objective.objective import Objective
 from foretell.training.config import TrainConfig, resolve_precision
 from foretell.training.distribution import Ranks, joined
+from foretell.training.gains import check, parse, scaled
 from foretell.training.log import Log, require
 from foretell.training.record import TrainRecord, describe
 from foretell.training.refine import refine_predictor
@@ -132,11 +133,19 @@ class _Training:
 
     def __init__(self, windows: Windows, out: Path, run: TrainRecord, ranks: Ranks, init: Path | None) -> None:
         self.windows, self.out, self.ranks, self.config = windows, out, ranks, run.config
+        self.gains = [parse(text) for text in self.config.gains]
+        check(self.gains, windows.store.spec)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             model = WorldModel(windows.store.spec, self.config.model, statistics(windows.store, run.training))
             if init is not None:
                 _begin_with(model, init)
+            elif self.config.model.look > 1:
+                # The first batch of all ranks together, so that each begins with the same.
+                first = windows.batch(
+                    windows.indices(0, self.config.batch, seed=self.config.seed, group=self.config.group)
+                )
+                model.fit_stretches(first.observations, first.valid)
             self.objective = Objective(model, self.config.objective).to(ranks.device)
         self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
         self.run_record = replace(run, parameters=sum(p.numel() for p in model.parameters()))
@@ -240,6 +249,9 @@ class _Training:
             group["lr"] = learning_rate(step, steps=config.steps, warmup=config.warmup, peak=config.learning_rate)
         # Drawn on the CPU from seed and step alone: the same on all ranks, on every device, and when resumed.
         generator = torch.Generator().manual_seed((config.seed << 32) % 2**62 + step)
+        if self.gains:
+            ranks, spec = self.ranks, self.windows.store.spec
+            batch = scaled(batch, self.gains, spec, generator, rank=ranks.rank, ranks=ranks.size, group=config.group)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             found: dict[str, Tensor] = self.forward(batch.to(device), generator, step)
         self.optimizer.zero_grad()

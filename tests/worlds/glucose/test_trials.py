@@ -13,13 +13,13 @@ from foretell.worlds.glucose.ward import DAY
 LOGS = Options(logs="randomised", patients=HELD_OUT)
 
 
-@pytest.mark.parametrize("kind", ["basal", "bolus", "outside"])
+@pytest.mark.parametrize("kind", ["basal", "bolus", "dose", "extra"])
 def test_both_plans_begin_at_the_same_moment_of_the_same_life(kind: str) -> None:
     found = list(trials(LOGS, 40, kind, seed=3))  # type: ignore[arg-type]
     episodes = list(logged(LOGS, 40, seed=3))
     assert len(found) == 40
     moments = {len(t.history) for t in found}
-    assert len(moments) > 20 if kind == "bolus" else len(moments) == 2
+    assert len(moments) > 20 if kind in ("bolus", "dose") else len(moments) == 2
     for trial, episode in zip(found, episodes, strict=True):
         now = len(trial.history) - 1
         assert DAY <= now < 2 * DAY - AHEAD
@@ -37,11 +37,15 @@ def test_both_plans_begin_at_the_same_moment_of_the_same_life(kind: str) -> None
             assert np.abs(trial.effect[: first + 1]).max() < 1e-3
         more = (trial.other - trial.plan).sum(0)
         assert more[2] == 0
-        if kind == "outside":
+        if kind == "extra":
             assert (changed.sum(), more[0]) == (1, 0)
             assert more[1] > 0
             # Insulin lowers glucose, but not below what is left of it.
             assert trial.effect[-1] < -1
+        if kind == "dose":
+            assert (changed[0], changed.sum()) == (True, 1)
+            assert trial.other[0, 1] / trial.plan[0, 1] in (0.5, pytest.approx(1.5), 30 / trial.plan[0, 1])
+            assert more[1] * trial.effect[-1] < 0
         if kind == "bolus":
             assert trial.plan[0, 1] > 0
             assert changed[0]
@@ -54,5 +58,5 @@ def test_a_trial_depends_on_its_number_alone() -> None:
     few, many = (list(trials(LOGS, n, "basal", seed=5)) for n in (3, 34))
     for one, other in zip(few, many, strict=False):
         assert np.array_equal(one.other_glucose, other.other_glucose)
-    with pytest.raises(SpecError, match="a trial of basal, bolus or outside expected, got 'x'"):
+    with pytest.raises(SpecError, match="a trial of basal, bolus, dose, extra expected, got 'x'"):
         next(trials(LOGS, 1, "x", seed=0))  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,11 @@ from foretell.worlds.glucose.behaviour import MULTIPLIERS, TWO_HOURS, Options, l
 from foretell.worlds.glucose.ward import DAY, HIGHEST_BASAL, HIGHEST_BOLUS, Ward
 
 Array = NDArray[np.float64]
-Kind = Literal["basal", "bolus", "outside"]
+Kind = Literal["basal", "bolus", "dose", "extra"]
 AHEAD = 48
 """Steps of a plan: four hours."""
-_ERRORS = ((0.0, 0), (1.0, 6), (0.5, 0), (1.5, 0))
-"""Shares of a bolus that are given instead, and how many steps later."""
+_LATER = 6
+"""Steps by which a bolus may come late."""
 _GROUP = 32
 """Patients that live together: those of a group begin their trials at one time, but for boluses."""
 
@@ -49,12 +49,12 @@ def trials(options: Options, count: int, kind: Kind, *, seed: int) -> Iterator[T
     """`count` trials at some moment of the second day of logged care; trial i depends on (seed, i) alone.
 
     basal: basal multipliers drawn anew, as `randomised` logs have them. bolus: now, where a bolus is given, none is, or
-    half an hour later, or half of it, or half as much again. outside: a bolus of 0.02 to 0.06 U per kg that no meal is
-    for.
+    half an hour later, as people err. No logs have the others: dose, half of a bolus or half as much again for what was
+    told; extra, a bolus of 0.02 to 0.06 U per kg that no meal is for.
     Raises SpecError for another kind.
     """
-    if kind not in ("basal", "bolus", "outside"):
-        raise SpecError(f"glucose: a trial of basal, bolus or outside expected, got {kind!r}")
+    if kind not in get_args(Kind):
+        raise SpecError(f"glucose: a trial of {', '.join(get_args(Kind))} expected, got {kind!r}")
     options = replace(options, days=2)
     for first in range(0, count, _GROUP):
         numbers = range(first, min(first + _GROUP, count))
@@ -74,7 +74,7 @@ def trials(options: Options, count: int, kind: Kind, *, seed: int) -> Iterator[T
             if ward.time in at:
                 now[ward.time] = ward.copied()
 
-        if kind == "bolus":
+        if kind in ("bolus", "dose"):
             for i, episode in enumerate(lived(lambda ward: None)):
                 given = DAY + np.flatnonzero(episode.actions[DAY : 2 * DAY - AHEAD, 1])
                 at[i] = draws[i].choice(given) if given.size else usual
@@ -122,10 +122,10 @@ def _otherwise(kind: Kind, plan: Array, ward: Ward, i: int, rng: np.random.Gener
         factors = rng.choice(MULTIPLIERS, steps[-1] + 1)
         other[:, 0] = np.minimum(ward.patients.basal[i] * factors[steps], HIGHEST_BASAL)
     elif kind == "bolus":
-        share, later = _ERRORS[rng.integers(len(_ERRORS))]
-        given = other[0, 1]
-        other[0, 1] = 0.0
-        other[later, 1] = min(other[later, 1] + share * given, HIGHEST_BOLUS)
+        given, other[0, 1] = other[0, 1], 0.0
+        other[_LATER, 1] = min(other[_LATER, 1] + rng.choice([0.0, 1.0]) * given, HIGHEST_BOLUS)
+    elif kind == "dose":
+        other[0, 1] = min(rng.choice([0.5, 1.5]) * other[0, 1], HIGHEST_BOLUS)
     else:
         other[0, 1] = min(other[0, 1] + rng.uniform(0.02, 0.06) * ward.patients["BW"][i], HIGHEST_BOLUS)
     return other
