@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from foretell.errors import SpecError, require_whole
+from foretell.model.world_model import WorldModel
+
+
+class Reads(Protocol):
+    """What names physical quantities in latents: a `Readout`, or a `Grounded` channel."""
+
+    channel: str
+    fields: tuple[str, ...]
+    units: tuple[str, ...]
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """(..., N, D) -> the fields (..., F) in physical units."""
+        ...
+
+
+class Grounded:
+    """A channel that stands in a model's latents (`ModelConfig.grounded`), read like a `Readout`, without a head.
+
+    Raises SpecError where it does not stand there.
+    """
+
+    def __init__(self, model: WorldModel, channel: str) -> None:
+        found = model.spec.channel(channel)
+        if channel not in model.config.grounded:
+            raise SpecError(f"channel {channel} is not grounded in this model's latents; fit a readout")
+        self.model, self.channel, self.fields, self.units = model, channel, found.fields, found.units
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """(..., N, D) -> (..., F) in physical units."""
+        return self.model.read(latents, self.channel)
 
 
 class Readout(nn.Module):

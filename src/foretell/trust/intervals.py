@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from foretell.errors import DataError, SpecError
-from foretell.model.readout import Readout
+from foretell.model.readout import Reads
 from foretell.model.world_model import WorldModel
 from foretell.trust.conformal import AdaptiveLevel, check_level, needed, quantile
 from foretell.trust.residuals import imagined_from
 
 
 @torch.no_grad()
-def ahead(model: WorldModel, readout: Readout, latents: Tensor, actions: Tensor, horizons: Sequence[int]) -> Tensor:
+def ahead(model: WorldModel, readout: Reads, latents: Tensor, actions: Tensor, horizons: Sequence[int]) -> Tensor:
     """What the readout says, at each step of an episode, of the step `h` raw steps later, for each h in `horizons`.
 
     latents: (T, N, D) of every step. actions: (T - 1 or more, A) raw, those that are to come taken as planned. A
@@ -42,7 +42,7 @@ def ahead(model: WorldModel, readout: Readout, latents: Tensor, actions: Tensor,
 
 def errors_ahead(
     model: WorldModel,
-    readout: Readout,
+    readout: Reads,
     latents: Tensor,
     actions: Tensor,
     truth: Tensor,
@@ -146,7 +146,7 @@ class LiveIntervals:
 
 
 def fit_intervals(
-    readout: Readout,
+    readout: Reads,
     horizons: Sequence[int],
     errors: Sequence[Tensor],
     *,
@@ -188,7 +188,7 @@ def fit_intervals(
 
 
 def grouped(
-    readout: Readout,
+    readout: Reads,
     horizons: Sequence[int],
     errors: Sequence[Tensor],
     groups: Sequence[Hashable],

@@ -107,7 +107,8 @@ class Overlap(nn.Module):
         """(A,) of the training steps most like the last one of a history, the share at which each action differed from
         what was to be expected by half of the change (A,) asked about or more; 1 where no change is.
 
-        A change counts in units of what is usual in the history. Raises SpecError where a channel is missing.
+        A change counts in units of what is usual in the history, whose actions may hold one for its last step, too, in
+        which exogenous ones are told of. Raises SpecError where a channel is missing.
         """
         now = torch.from_numpy(features(self.spec, history)[-1:]).float()
         there = (now - self.get_buffer("centre")) / self.get_buffer("spread")
