@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.end_to_end.runs import tiny
@@ -12,6 +13,7 @@ from tests.end_to_end.runs import tiny
 from foretell.cli.main import main
 from foretell.episodes.store import EpisodeStore
 from foretell.evaluation import trust
+from foretell.evaluation.ledger import Ledger
 from foretell.training import TrainRecord
 from foretell.trust import calibration
 from foretell.worlds.glucose import HELD_OUT, TRAINING
@@ -54,3 +56,85 @@ def test_unknown_options_and_patients_are_refused(tmp_path: Path, capsys: pytest
         assert main(arguments) == 2
         assert words in capsys.readouterr().err
         assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that learned from randomised logs of two patients, and later days of one of them."""
+    place = tmp_path_factory.mktemp("asked")
+    few = ("--set", "patients=adult#001,adolescent#001")
+    record(place / "logs", 16, *few, "--set", "logs=randomised")
+    record(place / "plain", 16, *few)
+    record(place / "later", 1, *few, "--seed", "5")
+    for name in ("logs", "plain"):
+        looking = ("--model.look", "24", "--model.block", "6", "--model.grounded", "glucose", "--no-calibrate")
+        gains = ("--gains", "insulin+basal+bolus:0.3", "glucose:0.2@110")
+        arguments = ["train", str(place / name), "--out", str(place / f"run-{name}"), *gains]
+        assert main([*arguments, *tiny(holdout=0.0), *looking]) == 0
+    return place
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_overlap_tells_randomised_treatment_from_such_as_follows_from_what_is_seen(
+    asked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, varied in (("logs", True), ("plain", False)):
+        for source in (asked / name, asked / f"run-{name}"):
+            basal, bolus = shown(capsys, "overlap", str(source))["actions"]
+            assert (basal["action"], basal["varied"], bolus["action"]) == ("basal", varied, "bolus")
+            assert (basal["often"] > 0.02) == varied
+    assert main(["overlap", str(asked / "plain")]) == 0
+    assert "basal: never varied but for reasons that are seen" in capsys.readouterr().out
+
+
+def test_a_what_if_is_answered_where_logs_can_tell_and_else_says_why_not(
+    asked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = (str(asked / "later"), "--at", "200", "--steps", "48", "--set", "basal=0")
+    ledger = asked / "ledger.jsonl"
+    answer = shown(capsys, "what-if", str(asked / "run-logs"), *question, "--ledger", str(ledger))
+    assert answer["answered"]
+    assert answer["steps"] == [6, 12, 18, 24, 30, 36, 42, 48]
+    for one, other, effect in zip(answer["plan"], answer["other"], answer["effect"], strict=True):
+        assert other[0] - one[0] == pytest.approx(effect[0], abs=1e-3)
+    assert answer["compared"]["basal"] >= 0.01
+    assert answer["ledger"] == json.loads(ledger.read_text())["hash"]
+    assert "adult" not in ledger.read_text()
+    doubted = shown(capsys, "what-if", str(asked / "run-plain"), *question, "--ledger", str(ledger))
+    assert not doubted["answered"]
+    assert doubted["effect"] is None
+    assert re.search(
+        "basal: a change of up to .* U/h is asked about; in states like this it never", doubted["doubts"][0]
+    )
+    assert Ledger(ledger).verify() == 2
+    assert main(["what-if", str(asked / "run-plain"), *question]) == 0
+    assert "No answer: the logs cannot tell." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--set", "basal=-1"), "action basal must be within [0, 8], got [-1, -1]"),
+        (("--set", "insulin=1"), "NAME one of basal, bolus, carbohydrates, got 'insulin=1'"),
+        (("--set", "bolus=1@48"), "steps are 0 to 47, got 'bolus=1@48'"),
+        (("--set", "basal=0", "--steps", "300"), "plans of fewer than 289 steps expected, got 300"),
+        (("--set", "basal=0", "--steps", "7"), "plans of a multiple of 6 steps expected, got 7"),
+        (("--set", "basal=0", "--at", "289"), "--at: 0 to 288 expected for episode 0, got 289"),
+        (("--set", "basal=0", "--episode", "1"), "--episode: 0 to 0 expected, got 1"),
+        (("--set", "basal=0", "--channel", "meal"), "glucose can be read in its latents, got 'meal'"),
+        ((), "what the other plan does otherwise expected"),
+    ],
+)
+def test_mistakes_in_a_question_get_one_line(
+    asked: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
+) -> None:
+    capsys.readouterr()
+    assert main(["what-if", str(asked / "run-logs"), str(asked / "later"), *options]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in told

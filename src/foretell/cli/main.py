@@ -40,6 +40,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Calibrate a run: p-values of surprise and novelty, and alarms that are rarely false.",
     ),
     "watch": ("foretell.cli.watch:Watch", "Watch a stream and say where a run is not to be trusted, and why."),
+    "overlap": (
+        "foretell.cli.overlap:Overlap",
+        "Show where logs varied what was done, and where they never did, so that no what-if can be answered.",
+    ),
+    "what-if": (
+        "foretell.cli.what_if:WhatIf",
+        "Ask a run what another plan would lead to, from some step of an episode on.",
+    ),
     "evaluate": ("foretell.cli.evaluate:Evaluate", "Measure how well a run plans and forecasts."),
     "demo": ("foretell.cli.demo:Demo", "Record, train, plan, forecast and report, in minutes."),
     "info": ("foretell.cli.info:Info", "Show what an episode store or a run folder holds."),

@@ -117,7 +117,7 @@ def _apart(episodes: Sequence[int], level: float | None, seed: int) -> tuple[lis
 
 def _readout(model: WorldModel, record: TrainRecord, run: Path, moved: Path | None, seed: int) -> Readout:
     """Of the spec's first quantity, fitted on training episodes."""
-    store, numbers = _trained_on(record, run, moved)
+    store, numbers = trained_on(record, run, moved)
     return fit_readout(model, store, model.spec.quantities[0].name, numbers, seed=seed)
 
 
@@ -188,11 +188,11 @@ def unseen(store: EpisodeStore, record: TrainRecord, run: Path) -> Sequence[int]
 
 def _training(record: TrainRecord, run: Path, moved: Path | None) -> Iterator[Episode]:
     """Evenly chosen episodes that the run was trained on."""
-    store, numbers = _trained_on(record, run, moved)
+    store, numbers = trained_on(record, run, moved)
     return (store.read(i) for i in numbers)
 
 
-def _trained_on(record: TrainRecord, run: Path, moved: Path | None) -> tuple[EpisodeStore, list[int]]:
+def trained_on(record: TrainRecord, run: Path, moved: Path | None) -> tuple[EpisodeStore, list[int]]:
     """The store that the run was trained on, and evenly chosen numbers of such episodes."""
     place = Path(record.store) if moved is None else moved
     if not place.exists():

@@ -112,6 +112,7 @@ def _begin(store: EpisodeStore, out: Path, config: TrainConfig, ranks: Ranks, re
         held_out=held_out,
         contents=[store.content(i) for i in training] if ranks.first else [],
         groups=sorted({store.groups[i] for i in training} - {""}),
+        longest=int(store.lengths[training].max()),
         device=str(ranks.device),
         precision=resolve_precision(config.precision, ranks.device),
         ranks=ranks.size,

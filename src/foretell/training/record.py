@@ -25,7 +25,8 @@ class TrainRecord:
 
     store, fingerprint: path and content of the episodes. training, held_out: numbers of the episodes
     trained on and kept for evaluation. contents: hashes of those trained on, by which they are known
-    elsewhere; groups: whom or what these are about. device, precision: what `auto` came to. steps: done so
+    elsewhere; groups: whom or what these are about. longest: steps of the
+    longest. device, precision: what `auto` came to. steps: done so
     far. seconds: spent on them. finished: whether nothing is left to do. machine: versions and hardware, in words.
     Raises SpecError for values of another type, and where no episode is trained on or one is held out too.
     """
@@ -41,6 +42,7 @@ class TrainRecord:
     precision: str
     ranks: int = 1
     parameters: int = 0
+    longest: int = 0
     steps: int = 0
     seconds: float = 0.0
     finished: bool = False
@@ -50,7 +52,7 @@ class TrainRecord:
         for names, kind in (
             (("store", "fingerprint", "device", "precision"), str),
             (("training", "held_out", "contents", "groups"), list),
-            (("ranks", "parameters", "steps"), int),
+            (("ranks", "parameters", "longest", "steps"), int),
             (("finished",), bool),
         ):
             for name in names:

@@ -27,6 +27,8 @@ ALIKE = 100
 """Steps of training that are comparable: those most like the one in question."""
 STRETCHES = (3, 12, 48, 288)
 """Steps of the stretches that what was before is averaged over."""
+SOMEWHERE = 0.05
+"""The same share of a kind of steps (with a meal, at low glucose) for which alone an action is said to have varied."""
 _STEPS = 6000
 _KEPT = 5000
 _HALF = 0.5
@@ -51,7 +53,7 @@ class Varied:
     @property
     def varied(self) -> bool:
         """Whether the logs can tell anywhere what this action does."""
-        return max((self.often, *self.where.values())) >= LEAST
+        return self.often >= LEAST or max(self.where.values(), default=0.0) >= SOMEWHERE
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
