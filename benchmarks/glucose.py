@@ -1,15 +1,19 @@
 """Glucose of virtual patients: forecasts, and what another treatment would have done, beside plain regressions.
 
-Models learn from logged care of 14 patients and are asked about 6 others. The baselines get no less than the model:
-measurements of the last day, and what is given from now on. The model's settings have not been chosen yet.
+Models learn from logged care of 14 patients, 400 days of each, and are asked about 6 others. The baselines get no less
+than the model: measurements of the last day, what is given from now on and what meals are told of.
 """
 
 from __future__ import annotations
 
 import functools
+import pickle
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +29,17 @@ from benchmarks.result import Options, Row, run
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.writer import EpisodeWriter
 from foretell.evaluation.intervals import bootstrap
+from foretell.model.checkpoint import load
+from foretell.model.readout import Grounded
 from foretell.model.world_model import ModelConfig, WorldModel
 from foretell.objective.objective import ObjectiveConfig
 from foretell.spec import Episode
 from foretell.training import TrainConfig, train
 from foretell.training.refine import Refine
 from foretell.training.temporal import DistanceFit
+from foretell.trust.calibration import see
+from foretell.trust.intervals import Intervals, LiveIntervals, ahead, fit_intervals
+from foretell.trust.overlap import LEAST, Overlap, fit_overlap
 from foretell.worlds.glucose import HELD_OUT, Trial, logged, trials
 from foretell.worlds.glucose import Options as Care
 from foretell.worlds.glucose.behaviour import SPEC
@@ -43,12 +52,16 @@ SEEDS = (0, 1, 2, 3, 4)
 HELD, ASKED = 80_001, 80_002
 """Seeds of the days that forecasts and trials are about; those of training are 0 to 4."""
 MINUTES_AHEAD = (30, 60, 120, 240)
+EPISODES = 2800
+"""Of two days each, to learn from."""
 TRAINING = TrainConfig(
-    model=ModelConfig(latent=32, block=3, look=72, grounded=("glucose",), features=128, width=256),
-    objective=ObjectiveConfig(prediction=0.1, sigreg=0.1, inverse=0.0, spread="state", settle=0, ramp=1),
-    steps=2000,
-    batch=128,
-    length=17,
+    model=ModelConfig(latent=32, block=6, look=DAY, grounded=("glucose",), features=96, width=192),
+    objective=ObjectiveConfig(prediction=0.1, sigreg=0.1, slices=32, inverse=0.0, spread="state", settle=0, ramp=1),
+    steps=6000,
+    batch=64,
+    length=9,
+    weight_decay=0.01,
+    gains=("insulin+basal+bolus:0.3", "meal+carbohydrates:0.2", "glucose:0.2@110"),
     holdout=0.0,
     refine=Refine(steps=0),
     distance=DistanceFit(steps=0),
@@ -71,23 +84,29 @@ class Moment:
 
 @dataclass(frozen=True)
 class Made:
-    """A model, its training episodes and the regressions fitted on the same."""
+    """A model, what its logs varied, the regressions fitted on the same logs, and seconds that all of it took."""
 
     model: WorldModel
+    overlap: Overlap
     baselines: Mapping[str, Baseline]
+    seconds: float
 
 
 class Baseline:
     """One regression per horizon, of how far glucose moves from the last reading."""
 
-    def __init__(self, make: Callable[[], object], moments: Sequence[Moment]) -> None:
+    def __init__(self, kind: str, moments: Sequence[Moment]) -> None:
         self.fitted = {}
+        make = {
+            "ridge": lambda: make_pipeline(StandardScaler(), Ridge()),
+            "boosting": lambda: HistGradientBoostingRegressor(random_state=0),
+        }[kind]
         x = np.stack([features(m.past, m.plan) for m in moments])
         now = np.array([last_reading(m.past) for m in moments])
         for minutes in MINUTES_AHEAD:
             moved = np.array([m.after[minutes // MINUTES] for m in moments]) - now
             there = np.isfinite(moved)
-            self.fitted[minutes] = make().fit(x[there], moved[there])  # type: ignore[attr-defined]
+            self.fitted[minutes] = make().fit(x[there], moved[there])
 
     def __call__(self, pasts: Sequence[Episode], plans: Sequence[Array]) -> dict[int, Array]:
         """mg/dL (n,) by minutes ahead."""
@@ -105,6 +124,11 @@ def measured(episode: Episode) -> NDArray[np.bool_]:
     """(T,) where there is a reading."""
     mask = episode.valid.get("glucose", np.ones(len(episode), np.bool_))
     return mask.reshape(len(episode), -1)[:, 0]
+
+
+def _readings(episode: Episode) -> Array:
+    """(T,) mg/dL, NaN where there is no reading."""
+    return np.where(measured(episode), episode.observations["glucose"][:, 0], np.nan).astype(np.float64)
 
 
 def features(past: Episode, plan: Array) -> Array:
@@ -126,33 +150,52 @@ def moments(episodes: Sequence[Episode], every: int) -> list[Moment]:
     """Of the second day of each episode, a moment at every so many steps."""
     found = []
     for episode in episodes:
-        readings = np.where(measured(episode), episode.observations["glucose"][:, 0], np.nan)
+        readings = _readings(episode)
         for now in range(DAY, len(episode) - AHEAD, every):
             plan = np.asarray(episode.actions[now : now + AHEAD], np.float64)
-            found.append(Moment(episode.until(now), plan, readings[now : now + AHEAD + 1].astype(np.float64)))
+            found.append(Moment(episode.until(now), plan, readings[now : now + AHEAD + 1]))
     return found
 
 
 @functools.cache
-def made(logs: str, seed: int, options: Options) -> Made:
-    """Record logged care, train on it, and fit the regressions."""
+def made(seed: int, options: Options) -> dict[str, Made]:
+    """By kind of logs: record logged care, train on it, fit the regressions; both kinds at once, on a core each."""
+    confounded = options.wants("glucose.what_if.confounded") or options.wants("glucose.seconds")
+    asked = LOGS if confounded else ("randomised",)
+    with tempfile.TemporaryDirectory() as kept, ProcessPoolExecutor(len(asked), get_context("spawn")) as pool:
+        folders = [Path(kept) / logs for logs in asked]
+        taken = list(pool.map(_made, asked, [seed] * len(asked), [options.quick] * len(asked), folders))
+        found = {}
+        for logs, folder, seconds in zip(asked, folders, taken, strict=True):
+            model = load(folder / "run").model.eval()
+            baselines = pickle.loads((folder / "baselines").read_bytes())
+            found[logs] = Made(model, pickle.loads((folder / "overlap").read_bytes()), baselines, seconds)
+    return found
+
+
+def _made(logs: str, seed: int, quick: bool, folder: Path) -> float:
+    """In a process of its own: seconds that it took."""
+    started = time.perf_counter()
+    torch.set_num_threads(1)
+    folder.mkdir()
     care = Care(logs=logs)  # type: ignore[arg-type]
-    config = replace(TRAINING, seed=seed, **({"steps": 20} if options.quick else {}))
-    with tempfile.TemporaryDirectory() as kept:
-        path = Path(kept) / "care"
-        with EpisodeWriter(path, SPEC) as writer:
-            for episode in logged(care, 28 if options.quick else 700, seed=seed):
-                writer.append(episode)
-        store = EpisodeStore(path)
-        model = train(store, Path(kept) / "run", config).eval()
-        some = moments([store.read(i) for i in range(len(store))], every=48 if options.quick else 6)
-    return Made(
-        model,
-        {
-            "ridge": Baseline(lambda: make_pipeline(StandardScaler(), Ridge()), some),
-            "boosting": Baseline(lambda: HistGradientBoostingRegressor(random_state=0), some),
-        },
-    )
+    config = replace(TRAINING, seed=seed, **({"steps": 20} if quick else {}))
+    path = folder / "care"
+    with EpisodeWriter(path, SPEC) as writer:
+        for episode in logged(care, 28 if quick else EPISODES, seed=seed):
+            writer.append(episode)
+    store = EpisodeStore(path)
+    train(store, folder / "run", config)
+    # A quarter of the episodes: more rows change the regressions' figures by less than their intervals.
+    episodes = [store.read(i) for i in range(0, len(store), 1 if quick else 4)]
+    some = moments(episodes, every=48 if quick else 6)
+    baselines = {
+        "ridge": Baseline("ridge", some),
+        "boosting": Baseline("boosting", some),
+    }
+    (folder / "baselines").write_bytes(pickle.dumps(baselines))
+    (folder / "overlap").write_bytes(pickle.dumps(fit_overlap(SPEC, episodes[:140], seed=seed)))
+    return time.perf_counter() - started
 
 
 @torch.no_grad()
@@ -181,7 +224,7 @@ def forecasts(options: Options) -> Iterator[Row]:
     seeds = SEEDS[:1] if options.quick else SEEDS
     squares: dict[str, dict[int, list[Array]]] = {}
     for seed in seeds:
-        found = made("randomised", seed, options)
+        found = made(seed, options)["randomised"]
         pasts, plans = [m.past for m in asked], [m.plan for m in asked]
         said = {"model": imagined(found.model, pasts, plans)}
         said |= {name: baseline(pasts, plans) for name, baseline in found.baselines.items()}
@@ -203,12 +246,86 @@ def forecasts(options: Options) -> Iterator[Row]:
         )
 
 
+def coverage(options: Options) -> Iterator[Row]:
+    """Share of readings inside 90% intervals, all horizons together, on the second to fourth day of held-out patients.
+
+    Widths come from other days of the training patients, of adults for adults, of adolescents for adolescents, and
+    follow what turns out (adaptive conformal inference); beside them, without following.
+    """
+    seeds = SEEDS[:1] if options.quick else SEEDS
+    horizons = [m // MINUTES for m in MINUTES_AHEAD]
+    known = list(logged(Care(logs="randomised"), 14 if options.quick else 112, seed=HELD + 1))
+    held = list(logged(Care(logs="randomised", days=4, patients=HELD_OUT), 6 if options.quick else 36, seed=HELD + 2))
+    inside: dict[str, list[Array]] = {"model": [], "fixed": []}
+    for seed in seeds:
+        model = made(seed, options)["randomised"].model
+        reads = Grounded(model, "glucose")
+        errors = [_ahead(model, reads, e, horizons) for e in known]
+        kinds = [_kind(e.group) for e in known]
+        around = {
+            k: fit_intervals(
+                reads, horizons, [s - t for (s, t), one in zip(errors, kinds, strict=True) if one == k], steps=60
+            )
+            for k in set(kinds)
+        }
+        for name, rate in (("model", 0.02), ("fixed", 1e-9)):
+            inside[name].append(
+                np.array([_inside(model, reads, e, horizons, around[_kind(e.group)], rate) for e in held])
+            )
+    who = np.array([_kind(e.group) for e in held])
+    for group in ("all", *sorted(set(who))):
+        chosen = np.ones(len(who), np.bool_) if group == "all" else who == group
+        # (seeds, episodes, horizons)
+        shares = {name: np.array(each)[:, chosen] for name, each in inside.items()}
+        patients = _by(np.array([e.group for e in held])[chosen], shares["model"].mean((0, 2)))
+        yield Row(
+            id=f"glucose.coverage_90.{group}",
+            value=float(shares["model"].mean()),
+            interval=_interval(patients, lambda x: float(x.mean())),
+            n=int(chosen.sum()),
+            seeds=seeds,
+            unit="share",
+            baselines={f"m{m}": float(shares["model"][..., k].mean()) for k, m in enumerate(MINUTES_AHEAD)}
+            | {"not_adaptive": float(shares["fixed"].mean())},
+        )
+
+
+def _kind(group: str) -> str:
+    return group.split("#")[0]
+
+
+def _ahead(model: WorldModel, reads: Grounded, episode: Episode, horizons: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Forecasts at each step (T, H, 1) and what was measured then, NaN where nothing was."""
+    seen = see(model, episode)
+    said = ahead(model, reads, seen.latents, seen.actions, horizons)
+    readings = torch.from_numpy(_readings(episode)[:, None]).float()
+    truth = torch.full_like(said, torch.nan)
+    for k, horizon in enumerate(horizons):
+        truth[: len(readings) - horizon, k] = readings[horizon:]
+    return said, truth
+
+
+def _inside(
+    model: WorldModel, reads: Grounded, episode: Episode, horizons: Sequence[int], around: Intervals, rate: float
+) -> Array:
+    """(H,) shares of readings inside intervals, from the second day on."""
+    said, truth = _ahead(model, reads, episode, horizons)
+    live = LiveIntervals(around, level=0.9, rate=rate)
+    now = torch.from_numpy(_readings(episode)).float()
+    ends = [live.step(one, reading[None]) for one, reading in zip(said, now, strict=True)]
+    low, high = (torch.stack(each)[DAY:, :, 0] for each in zip(*ends, strict=True))
+    there = truth[DAY:, :, 0]
+    known = ~there.isnan() & ~low.isnan()
+    return np.asarray((((there >= low) & (there <= high) & known).sum(0) / known.sum(0)).double())
+
+
 def what_if(logs: str, options: Options) -> Iterator[Row]:
     """Effects of other plans on held-out patients, from models of these logs: their errors' root mean square over the
     true effects' (1: as good as 'no effect'), and how often the sign is right where the effect is more than 10 mg/dL.
 
     Inside: other basal rates, and boluses forgotten or late, half each. Outside, what no logs have: other doses for
-    what was told, and boluses without a meal.
+    what was told, and boluses without a meal. These are of all questions, as if none were refused; beside them, those
+    that are answered, and how many of each kind are refused as the logs cannot tell.
     """
     seeds = SEEDS[:1] if options.quick else SEEDS
     care, count = Care(logs=logs, patients=HELD_OUT), 24 if options.quick else 480  # type: ignore[arg-type]
@@ -219,35 +336,50 @@ def what_if(logs: str, options: Options) -> Iterator[Row]:
         who = np.array([t.history.group for t in asked])
         pasts = [t.history for t in asked]
         effects: dict[str, dict[int, list[Array]]] = {}
+        answered = []
         for seed in seeds:
-            found = made(logs, seed, options)
+            found = made(seed, options)[logs]
+            answered.append(np.array([_answered(found.overlap, t) for t in asked]))
             tell = {"model": functools.partial(imagined, found.model), **found.baselines}
             for name, says in tell.items():
                 one, other = (says(pasts, plans) for plans in ([t.plan for t in asked], [t.other for t in asked]))
                 for minutes in MINUTES_AHEAD[1:]:
                     effects.setdefault(name, {}).setdefault(minutes, []).append(other[minutes] - one[minutes])
+        answers = np.array(answered)
+        for k in each:
+            refused = 1 - answers[:, kind == k].mean(0)
+            yield Row(
+                id=f"glucose.what_if.{logs}{where}.refused.{k}",
+                value=float(refused.mean()),
+                interval=_interval(_by(who[kind == k], refused), lambda x: float(x.mean())),
+                n=int((kind == k).sum()),
+                seeds=seeds,
+                unit="share",
+            )
         for minutes in MINUTES_AHEAD[1:]:
             true = np.array([t.effect[minutes // MINUTES] for t in asked])
             big = np.abs(true) > 10
-            ratios, signs = {}, {}
-            for name, said in effects.items():
-                told = np.array(said[minutes])
-                squares = np.stack([np.square(told - true).mean(0), np.square(true)], axis=1)
-                ratios[name] = squares
-                signs[name] = (np.sign(told) == np.sign(true)).mean(0)[big]
-            by_patient = _by(who, ratios["model"])
-            beside = {n: _ratio(r) for n, r in ratios.items() if n != "model"}
-            beside |= {f"model_{k}": _ratio(ratios["model"][kind == k]) for k in each if len(each) > 1}
+            told = {name: np.array(said[minutes]) for name, said in effects.items()}
+            # (questions, 2): squared errors over seeds, squared effects.
+            squares = {n: np.stack([np.square(x - true).mean(0), np.square(true)], axis=1) for n, x in told.items()}
+            beside = {n: _ratio(x) for n, x in squares.items() if n != "model"}
+            beside |= {f"model_{k}": _ratio(squares["model"][kind == k]) for k in each}
+            if answers.any():
+                off = np.square(told["model"] - true)[answers]
+                beside["model_answered"] = _ratio(
+                    np.stack([off, np.square(true)[None].repeat(len(seeds), 0)[answers]], 1)
+                )
             yield Row(
                 id=f"glucose.what_if.{logs}{where}.effect_ratio.m{minutes}",
-                value=_ratio(ratios["model"]),
-                interval=_interval(by_patient, _ratio),
+                value=_ratio(squares["model"]),
+                interval=_interval(_by(who, squares["model"]), _ratio),
                 n=len(asked),
                 seeds=seeds,
                 unit="ratio",
                 baselines=beside | {"effect_rms": float(np.sqrt(np.square(true).mean()))},
             )
             if big.any():
+                signs = {n: (np.sign(x) == np.sign(true)).mean(0)[big] for n, x in told.items()}
                 yield Row(
                     id=f"glucose.what_if.{logs}{where}.sign.m{minutes}",
                     value=float(signs["model"].mean()),
@@ -257,6 +389,20 @@ def what_if(logs: str, options: Options) -> Iterator[Row]:
                     unit="share",
                     baselines={n: float(x.mean()) for n, x in signs.items() if n != "model"},
                 )
+
+
+def _answered(overlap: Overlap, trial: Trial) -> bool:
+    """Whether the logs can tell."""
+    now = replace(trial.history, actions=np.concatenate([trial.history.actions, trial.plan[:1]]))
+    change = np.abs(trial.other - trial.plan).max(0)
+    return bool((overlap.share(now, change) >= LEAST).all())
+
+
+def seconds(options: Options) -> Iterator[Row]:
+    """Recording, training and fitting, both kinds of logs, of one seed."""
+    seeds = SEEDS[:1] if options.quick else SEEDS
+    taken = [max(m.seconds for m in made(seed, options).values()) for seed in seeds]
+    yield Row(id="glucose.seconds", value=float(np.mean(taken)), n=len(seeds), seeds=seeds, unit="s")
 
 
 def _by(who: NDArray[np.str_], values: Array) -> Array:
@@ -283,7 +429,9 @@ def _interval(by_patient: Array, of: Callable[[Array], float]) -> tuple[float, f
 
 MEASURES = {
     "glucose.forecast": forecasts,
+    "glucose.coverage_90": coverage,
     **{f"glucose.what_if.{logs}": functools.partial(what_if, logs) for logs in LOGS},
+    "glucose.seconds": seconds,
 }
 
 
