@@ -7,6 +7,7 @@ than the model: measurements of the last day, what is given from now on and what
 from __future__ import annotations
 
 import functools
+import itertools
 import pickle
 import tempfile
 import time
@@ -29,6 +30,7 @@ from benchmarks.result import Options, Row, run
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.writer import EpisodeWriter
 from foretell.evaluation.intervals import bootstrap
+from foretell.evaluation.treatment import PID, Nothing, Planned, Treats, Usual, treat
 from foretell.model.checkpoint import load
 from foretell.model.readout import Grounded
 from foretell.model.world_model import ModelConfig, WorldModel
@@ -40,9 +42,10 @@ from foretell.training.temporal import DistanceFit
 from foretell.trust.calibration import see
 from foretell.trust.intervals import Intervals, LiveIntervals, ahead, fit_intervals
 from foretell.trust.overlap import LEAST, Overlap, fit_overlap
-from foretell.worlds.glucose import HELD_OUT, Trial, logged, trials
+from foretell.worlds.glucose import HELD_OUT, TRAINING, Trial, Ward, logged, shares, trials
 from foretell.worlds.glucose import Options as Care
 from foretell.worlds.glucose.behaviour import SPEC
+from foretell.worlds.glucose.risk import LOWEST
 from foretell.worlds.glucose.trials import AHEAD, Kind
 from foretell.worlds.glucose.ward import DAY, MINUTES
 
@@ -54,10 +57,10 @@ HELD, ASKED = 80_001, 80_002
 MINUTES_AHEAD = (30, 60, 120, 240)
 EPISODES = 2800
 """Of two days each, to learn from."""
-TRAINING = TrainConfig(
+SETTINGS = TrainConfig(
     model=ModelConfig(latent=32, block=6, look=DAY, grounded=("glucose",), features=96, width=192),
     objective=ObjectiveConfig(prediction=0.1, sigreg=0.1, slices=32, inverse=0.0, spread="state", settle=0, ramp=1),
-    steps=6000,
+    steps=8000,
     batch=64,
     length=9,
     weight_decay=0.01,
@@ -179,7 +182,7 @@ def _made(logs: str, seed: int, quick: bool, folder: Path) -> float:
     torch.set_num_threads(1)
     folder.mkdir()
     care = Care(logs=logs)  # type: ignore[arg-type]
-    config = replace(TRAINING, seed=seed, **({"steps": 20} if quick else {}))
+    config = replace(SETTINGS, seed=seed, **({"steps": 20} if quick else {}))
     path = folder / "care"
     with EpisodeWriter(path, SPEC) as writer:
         for episode in logged(care, 28 if quick else EPISODES, seed=seed):
@@ -398,6 +401,66 @@ def _answered(overlap: Overlap, trial: Trial) -> bool:
     return bool((overlap.share(now, change) >= LEAST).all())
 
 
+def _lives(patients: Sequence[str], each: int, days: int, seed: int) -> tuple[list[str], Callable[[], Ward]]:
+    """Patients, each with several lives: meals told of with errors, a tenth of them not at all; nobody forgets boluses
+    for the others.
+    """
+    who = [p for p in patients for _ in range(each)]
+    care = Care(patients=tuple(patients), untold=0.1, missed=0.0, late=0.0)
+    return who, lambda: care.ward(who, [np.random.default_rng([seed, i]) for i in range(len(who))], days * DAY)
+
+
+@functools.cache
+def tuned_pid(quick: bool) -> dict[str, float]:
+    """The gains of most time in range for training patients, of those with no more time below 70 than as usual."""
+    _, ward = _lives(TRAINING, 1, 1 if quick else 5, HELD + 3)
+    steps = (1 if quick else 5) * DAY
+    usual = shares(treat(ward(), Usual, steps))
+    best, gains = usual["tir"], {"proportional": 0.0, "integral": 0.0, "derivative": 0.0, "suspend": 80.0}
+    for p, i, d in itertools.product((0.0, 0.002, 0.005, 0.01), (0.0, 0.0005), (0.0, 0.25, 0.5)):
+        tried = {"proportional": p, "integral": i, "derivative": d, "suspend": 90.0}
+        found = shares(treat(ward(), functools.partial(PID, **tried), steps))
+        if found["tir"] > best and found["below_70"] <= usual["below_70"]:
+            best, gains = found["tir"], tried
+    return gains
+
+
+def control(options: Options) -> Iterator[Row]:
+    """Ten days of held-out patients under a planner on the model (settings chosen on training patients), beside the
+    usual treatment, a PID controller of the basal rate with the same boluses, and no insulin.
+    """
+    seeds = SEEDS[:1] if options.quick else SEEDS
+    days, each = (1, 1) if options.quick else (10, 4)
+    who, ward = _lives(HELD_OUT, each, days, HELD + 4)
+    doctors: dict[str, list[Callable[[Ward], Treats]]] = {
+        "model": [functools.partial(Planned, model=made(seed, options)["randomised"].model) for seed in seeds],
+        "usual": [Usual],
+        "pid": [functools.partial(PID, **tuned_pid(options.quick))],
+        "nothing": [Nothing],
+    }
+    glucose = {name: np.stack([treat(ward(), d, days * DAY) for d in every]) for name, every in doctors.items()}
+    kinds = np.array([_kind(name) for name in who])
+    for group in sorted(set(kinds)):
+        chosen = kinds == group
+        patients = np.array(who)[chosen]
+        for what in ("tir", "below_70", "below_54", "above_180", "risk"):
+            # Of each life, over seeds.
+            found = {n: np.array([shares(g[:, i])[what] for i in np.flatnonzero(chosen)]) for n, g in glucose.items()}
+            beside = {n: float(x.mean()) for n, x in found.items() if n != "model"}
+            if what == "below_54":
+                low = (glucose["model"][:, chosen] < LOWEST).sum(2) * MINUTES / 60
+                beside["model_most_hours_of_a_life"] = float(low.max())
+            yield Row(
+                id=f"glucose.control.{group}.{what}",
+                value=float(found["model"].mean()),
+                interval=_interval(_by(patients, found["model"]), lambda x: float(x.mean())),
+                n=int(chosen.sum()) * days,
+                seeds=seeds,
+                unit="" if what == "risk" else "share",
+                baselines=beside,
+            )
+
+
 def seconds(options: Options) -> Iterator[Row]:
     """Recording, training and fitting, both kinds of logs, of one seed."""
     seeds = SEEDS[:1] if options.quick else SEEDS
@@ -431,6 +494,7 @@ MEASURES = {
     "glucose.forecast": forecasts,
     "glucose.coverage_90": coverage,
     **{f"glucose.what_if.{logs}": functools.partial(what_if, logs) for logs in LOGS},
+    "glucose.control": control,
     "glucose.seconds": seconds,
 }
 

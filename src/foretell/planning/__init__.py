@@ -1,6 +1,7 @@
 """Planning: costs of plans, planners that search them, and the controller that executes them."""
 
 from foretell.planning.cem import CEM
+from foretell.planning.choose import Choose
 from foretell.planning.controller import Controller, ControllerConfig, State
 from foretell.planning.costs import combined, goal_cost, rollout_cost, squared_distance, target_cost
 from foretell.planning.gradient import Gradient
@@ -10,6 +11,7 @@ from foretell.planning.planner import Cost, Plan, Planner, PlanningError, PlanSt
 
 __all__ = [
     "CEM",
+    "Choose",
     "Controller",
     "ControllerConfig",
     "Cost",

@@ -151,6 +151,8 @@ class Controller:
     what they lead to together, such as `trust.support.Support.inside`, which keeps plans to what training covered.
     propose: offers plans to the planner at each replanning (an inverse-dynamics policy, a retrieved plan).
     scale: (A,) typical size of the actions, used where they have no bounds; 1 unless given.
+    told: names of the actions that are not planned but told of at each step, by default the spec's exogenous ones; more
+    of them where others decide on those.
     guard: may slow an episode down (part of the way from the spec's safe action to the planned one) or hand it over
     to the safe action altogether. Raises SpecError where the spec names no actions, or none that is safe beside a
     guard, or a plan ends before the next one is made.
@@ -167,6 +169,7 @@ class Controller:
         inside: PlanCost | None = None,
         propose: Propose | None = None,
         scale: Tensor | None = None,
+        told: Sequence[str] | None = None,
         guard: Guard | None = None,
     ) -> None:
         self.model, self.planner, self.guard = model, planner, guard
@@ -176,6 +179,13 @@ class Controller:
         self.look = model.config.look
         if self.spec.action.size == 0:
             raise SpecError("controller: the spec names no actions, so there is nothing to plan")
+        names = self.spec.action.names
+        self.told = self.spec.action.exogenous if told is None else tuple(told)
+        if not set(self.told) < set(names) or not set(self.told) >= set(self.spec.action.exogenous):
+            raise SpecError(
+                f"controller: some of the actions {list(names)} to be told, all exogenous ones among them, and others"
+                f" to plan expected, got {list(self.told)}"
+            )
         if guard is not None and self.spec.action.safe is None:
             raise SpecError("controller: the spec names no safe action to hand over to, which a guard needs")
         planned = self.config.horizon * self.block
@@ -241,8 +251,8 @@ class Controller:
         """Raw actions (B, A) for the observations (B, *shape) of now, and the state for the next step.
 
         valid: by channel, (B,) or, for vectors and waveforms, (B, F) bool; channels not named are valid
-        throughout. Invalid values are not looked at. ahead: (B, n, E) what is told of the spec's E exogenous actions
-        for this step and the next ones; nothing where it ends, or without it.
+        throughout. Invalid values are not looked at. ahead: (B, n, E) what is told of the E actions that are not
+        planned, in the spec's order, for this step and the next ones; nothing where it ends, or without it.
         Raises SpecError, naming the channel, where the observations do not fit the spec; PlanningError where no plan
         can be scored.
         """
@@ -296,9 +306,9 @@ class Controller:
         return [Planned(z, a) for z, a in zip(latents, state.plan.actions, strict=True)]
 
     def _told(self, ahead: Tensor | None, batch: int) -> Tensor | None:
-        """(B, K * block, A) what is told of exogenous actions, NaN for those that are chosen; None where all are."""
+        """(B, K * block, A) what is told of actions, NaN for those that are planned; None where all are."""
         action, steps = self.spec.action, self.config.horizon * self.block
-        which = [i for i, chosen in enumerate(action.chosen) if not chosen]
+        which = [i for i, name in enumerate(action.names) if name in self.told]
         if not which:
             return None
         told = torch.full((batch, steps, action.size), math.nan, device=self.model.device)

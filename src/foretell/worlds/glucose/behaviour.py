@@ -116,18 +116,18 @@ class BasalBolus:
         self.basal, self.ratio, self.factor = p.basal, p["carb_ratio"], p["correction_factor"]
         n = len(ward)
         self._since = np.full(n, _PATIENCE)
-        self._known = np.full(n, _TARGET)
+        self.known = np.full(n, _TARGET)
 
     def act(self, observed: dict[str, Array], there: dict[str, NDArray[np.bool_]], multiplier: Array) -> Array:
         """(n, 2) basal in U/h, times the multiplier (n,), and bolus in U."""
-        self._known = np.where(there["glucose"], observed["glucose"][:, 0], self._known)
+        self.known = np.where(there["glucose"], observed["glucose"][:, 0], self.known)
         asked = self._ward.asked[:, self._ward.time]
-        correct = (self._known > _CORRECT_ABOVE) & (self._since >= _PATIENCE)
+        correct = (self.known > _CORRECT_ABOVE) & (self._since >= _PATIENCE)
         bolus = np.where(
-            asked > 0, asked / self.ratio + correct * np.maximum(self._known - _TARGET, 0) / self.factor, 0.0
+            asked > 0, asked / self.ratio + correct * np.maximum(self.known - _TARGET, 0) / self.factor, 0.0
         )
         self._since = np.where(bolus > 0, 0, self._since + 1)
-        basal = self.basal * multiplier * (self._known >= _SUSPEND_BELOW)
+        basal = self.basal * multiplier * (self.known >= _SUSPEND_BELOW)
         return np.stack([np.clip(basal, 0, HIGHEST_BASAL), np.clip(bolus, 0, HIGHEST_BOLUS)], axis=1)
 
 
