@@ -117,7 +117,7 @@ class TestTerms:
         off = (imagined - latents[:, 1:])[:, :, 0].square()
         there = batch.valid["state"][:, 1:]
         known = there.double()
-        by_horizon = ((off[..., :3] * known).sum((0, 2)) / known.sum((0, 2))).sqrt()
+        by_horizon = ((off[..., :3] * known).sum(0) / known.sum(0)).sqrt()
         torch.testing.assert_close(found["grounded"].double(), by_horizon.mean())
         torch.testing.assert_close(found["prediction"], off[..., 3:].mean())
         assert "grounded" not in scores(objective(), batch)

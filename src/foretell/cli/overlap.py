@@ -25,12 +25,8 @@ class Overlap(Command):
       foretell overlap runs/ward
     """
 
-    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_OR_STORE")]
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
     """A run folder, or an episode store."""
-    training_store: Annotated[
-        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: where they were)")
-    ] = None
-    """Where the episodes that a run learned from are now."""
 
     def run(self, context: Context) -> dict[str, Any]:
         """Judge; returns the source and what its logs tell of each action."""
@@ -39,7 +35,7 @@ class Overlap(Command):
 
         context.console.print("judging how far each action followed from what was seen", soft_wrap=True)
         if (self.source / "train.json").exists():
-            _, found = overlap_of(self.source, seed=context.seed, training_store=self.training_store)
+            _, found = overlap_of(self.source, seed=context.seed)
         else:
             store = EpisodeStore(self.source)
             found = overlap_in(store, range(len(store)), seed=context.seed)

@@ -29,8 +29,8 @@ class WhatIf(Command):
     The plan that it is compared with is what was recorded from there on, then nothing; --base changes it. It abstains,
     and says why, where the logs never varied an action so in such a state: see `foretell overlap`.
 
-      foretell what-if runs/ward data/new --episode 3 --at 300 --steps 48 --set basal=0
-      foretell what-if runs/ward data/new --episode 3 --at 300 --steps 48 --set bolus=0@0 --set bolus=4@6
+      foretell what-if runs/ward data/new --episode 3 --at 300 --set basal=0
+      foretell what-if runs/ward data/new --set bolus=0@0 --set bolus=4@6
     """
 
     run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
