@@ -25,7 +25,7 @@ def table(tmp_path: Path) -> Path:
 
 def test_a_table_and_all_its_options(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    more = ["--units", "x=mg/dL,u=U", "--bounds", "u=0:2.5", "--time-unit", "min", "--json"]
+    more = ["--units", "x=mg/dL,u=U", "--bounds", "u=0:2.5", "--exogenous", "u", "--time-unit", "min", "--json"]
     assert main(["import", str(table), "--out", str(out), *COLUMNS, *more]) == 0
     result = json.loads(capsys.readouterr().out)
     store = EpisodeStore(out)
@@ -34,6 +34,7 @@ def test_a_table_and_all_its_options(table: Path, tmp_path: Path, capsys: pytest
     assert store.spec.channel("state").units == ("mg/dL",)
     assert [c.name for c in store.spec.quantities] == ["quantities"]
     assert (store.spec.action.names, store.spec.action.high, store.spec.action.units) == (("u",), (2.5,), ("U",))
+    assert store.spec.action.exogenous == ("u",)
     assert store.metadata["time_unit"] == "min"
     first = store[0]
     assert first.observations["state"].dtype == np.int64
@@ -61,6 +62,7 @@ def test_a_store_is_repacked_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--observations", "note"], "t.csv: column note, row 1: a number expected, got 'hi'"),
         (["--observations", "x", "--units", "x"], "--units: COL=VALUE expected, got 'x'"),
         (["--observations", "x", "--actions", "u", "--bounds", "u=2:1"], "--bounds: u=LOW:HIGH with LOW below HIGH"),
+        (["--observations", "x", "--actions", "u", "--exogenous", "x"], "exogenous: 'x' is not an action; the actions"),
         (["--observations", "x", "--actions", "u", "--bounds", "u=2"], "--bounds: u=LOW:HIGH with LOW below HIGH"),
         (["--observations", "x", "--hz", "-1"], "hz: a positive number"),
         (["--observations", "x", "--size", "8,8"], "--size does not fit"),

@@ -62,6 +62,8 @@ class Import(Command):
     """Tables: columns to keep for readouts and scoring, which the model never sees; NAME or quantities."""
     actions: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="COL,...")] = ()
     """Tables: columns that are actions."""
+    exogenous: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="COL,...")] = ()
+    """Tables: actions that nobody chooses but that are told of as they come (a meal, a feed)."""
     units: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="COL=UNIT,...")] = ()
     """Tables: units of columns."""
     bounds: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="COL=LOW:HIGH,...")] = ()
@@ -117,7 +119,8 @@ class Import(Command):
         if is_lerobot_folder(self.source):
             self._refuse(
                 "a LeRobot folder has its own",
-                ("episode", "group", "time", "time_unit", "observations", "quantities", "actions", "units", "bounds"),
+                ("episode", "group", "time", "time_unit", "observations", "quantities", "actions", "exogenous"),
+                ("units", "bounds"),
                 ("hz", "size", "camera"),
             )
             return import_lerobot(self.source)
@@ -145,6 +148,7 @@ class Import(Command):
             observations=_groups("--observations", self.observations, "state") if self.observations else None,
             quantities=_groups("--quantities", self.quantities, "quantities"),
             actions=[name for text in self.actions for name in _names("--actions", text)],
+            exogenous=[name for text in self.exogenous for name in _names("--exogenous", text)],
             units=_pairs("--units", self.units),
             bounds={name: _bounds(name, text) for name, text in _pairs("--bounds", self.bounds).items()},
             hz=self.hz,

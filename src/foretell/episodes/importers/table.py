@@ -29,7 +29,8 @@ class TableOptions:
     time: the column of times, numbers in `time_unit` or dates (None: rows are steps in order).
     observations, quantities: columns of each vector channel. Observations None: all columns not named
     otherwise, as one channel `state`. actions: `actions` of a row move it to the next one; the last row's
-    are not read. units: by column. bounds: lowest and highest value by action column.
+    are not read. exogenous: those among them that nobody chooses. units: by column. bounds: lowest and
+    highest value by action column.
     hz: steps per second. With times, rows are placed on the nearest step of that grid and steps without
     a row are masked; without it, rows stay as they are and hz is that of the median time between rows.
     Raises SpecError where a column has two roles.
@@ -42,6 +43,7 @@ class TableOptions:
     observations: Mapping[str, Sequence[str]] | None = None
     quantities: Mapping[str, Sequence[str]] = field(default_factory=dict)
     actions: Sequence[str] = ()
+    exogenous: Sequence[str] = ()
     units: Mapping[str, str] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     hz: float | None = None
@@ -53,9 +55,10 @@ class TableOptions:
                 raise SpecError(f"column {name!r} has two roles; name it once")
         if self.hz is not None and not (math.isfinite(self.hz) and self.hz > 0):
             raise SpecError(f"hz: a positive number of steps per second expected, got {self.hz}")
-        for name in self.bounds:
-            if name not in self.actions:
-                raise SpecError(f"bounds: {name!r} is not an action; the actions are {list(self.actions)}")
+        for what in ("bounds", "exogenous"):
+            for name in getattr(self, what):
+                if name not in self.actions:
+                    raise SpecError(f"{what}: {name!r} is not an action; the actions are {list(self.actions)}")
 
     @property
     def named(self) -> list[str]:
@@ -113,6 +116,7 @@ class TableReader:
                 units=tuple(options.units.get(name, "") for name in options.actions),
                 low=tuple(low for low, _ in bounds),
                 high=tuple(high for _, high in bounds),
+                exogenous=tuple(options.exogenous),
             ),
             hz=hz,
         )
