@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from tests.end_to_end.runs import tiny
 
 from foretell.cli.main import main
 from foretell.episodes.store import EpisodeStore
+from foretell.episodes.writer import EpisodeWriter
 from foretell.evaluation import trust
 from foretell.evaluation.ledger import Ledger
 from foretell.training import TrainRecord
 from foretell.trust import calibration
 from foretell.worlds.glucose import HELD_OUT, TRAINING
+from foretell.worlds.glucose.behaviour import SPEC
 
 
 def record(path: Path, episodes: int, *options: str) -> None:
@@ -138,3 +141,16 @@ def test_mistakes_in_a_question_get_one_line(
     assert main(["what-if", str(asked / "run-logs"), str(asked / "later"), *options]) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert words in told
+
+
+def test_glucose_in_another_unit_is_noticed(asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with EpisodeWriter(asked / "mmol", SPEC) as writer:
+        for episode in EpisodeStore(asked / "later"):
+            seen = {**episode.observations, "glucose": episode.observations["glucose"] / 18.016}
+            writer.append(replace(episode, observations=seen, group="elsewhere"))
+    for command in (["what-if", "--set", "basal=0"], ["calibrate"]):
+        capsys.readouterr()
+        assert main([command[0], str(asked / "run-logs"), str(asked / "mmol"), *command[1:]]) == 2
+        told = capsys.readouterr().err
+        assert "channel glucose, field glucose: values around" in told
+        assert "mmol/L of glucose instead of mg/dL? Convert them first" in told

@@ -65,6 +65,7 @@ class WhatIf(Command):
     def run(self, context: Context) -> dict[str, Any]:
         """Ask; returns the answer, or the doubts."""
         from foretell.episodes.store import EpisodeStore
+        from foretell.episodes.units import require_units
         from foretell.evaluation.asking import overlap_of, reads_of
         from foretell.evaluation.ledger import Ledger
         from foretell.evaluation.what_if import what_if
@@ -84,6 +85,7 @@ class WhatIf(Command):
         plan = _recorded(found.model.spec.action, whole.actions[now : now + self.steps], self.steps)
         plan = changed(found.model.spec.action, plan, self.base, "--base")
         other = changed(found.model.spec.action, plan, self.set, "--set")
+        require_units(store.spec, whole.until(now), found.model.learned_from, f"{store.path}: episode {self.episode}")
         reads, intervals = reads_of(found, self.channel, self.run_folder)
         longest = TrainRecord.read(self.run_folder).longest
         said = what_if(found.model, reads, overlap, whole.until(now), plan, other, longest=longest, intervals=intervals)

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from foretell.episodes.store import EpisodeStore
+from foretell.episodes.units import require_units
 from foretell.errors import DataError, SpecError
 from foretell.model.checkpoint import Checkpoint, load, save
 from foretell.model.readout import Readout
@@ -65,6 +66,8 @@ def calibrate_run(
     own = EpisodeStore(Path(record.store) if training_store is None else training_store) if store is None else store
     found.model.spec.require(own.spec, str(own.path))
     episodes = unseen(own, record, run)
+    for i in episodes[:1]:
+        require_units(own.spec, own.read(i), found.model.learned_from, f"{own.path}: episode {i}")
     require_episodes(len(episodes), level)
     apart, episodes = _apart(episodes, level, seed)
     elsewhere = (see(found.model, own.read(i)) for i in apart)

@@ -111,6 +111,18 @@ class WorldModel(nn.Module):
         """Where the weights are."""
         return self.predictor.enter.weight.device
 
+    @property
+    def learned_from(self) -> dict[str, tuple[list[float], list[float]]]:
+        """Mean and spread of the fields of each vector of the training episodes."""
+        return {
+            c.name: (
+                self.get_buffer(_buffer("mean", c.name)).tolist(),
+                self.get_buffer(_buffer("scale", c.name)).tolist(),
+            )
+            for c in self.spec.observations
+            if c.kind == "vector"
+        }
+
     def normalise_actions(self, actions: Tensor) -> Tensor:
         """(..., block * A) raw units -> zero mean, unit variance per action as in the training episodes."""
         if self.action_size == 0:
