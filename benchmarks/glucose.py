@@ -30,7 +30,8 @@ from benchmarks.result import Options, Row, run
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.writer import EpisodeWriter
 from foretell.evaluation.intervals import bootstrap
-from foretell.evaluation.treatment import PID, Nothing, Planned, Treats, Usual, treat
+from foretell.evaluation.treatment import PID, Nothing, Planned, Treats, Usual, groups, treat
+from foretell.evaluation.what_if import changes
 from foretell.model.checkpoint import load
 from foretell.model.readout import Grounded
 from foretell.model.world_model import ModelConfig, WorldModel
@@ -40,7 +41,7 @@ from foretell.training import TrainConfig, train
 from foretell.training.refine import Refine
 from foretell.training.temporal import DistanceFit
 from foretell.trust.calibration import see
-from foretell.trust.intervals import Intervals, LiveIntervals, ahead, fit_intervals
+from foretell.trust.intervals import Intervals, LiveIntervals, ahead, errors_ahead, fit_intervals
 from foretell.trust.overlap import LEAST, Overlap, fit_overlap
 from foretell.worlds.glucose import HELD_OUT, TRAINING, Trial, Ward, logged, shares, trials
 from foretell.worlds.glucose import Options as Care
@@ -129,9 +130,10 @@ def measured(episode: Episode) -> NDArray[np.bool_]:
     return mask.reshape(len(episode), -1)[:, 0]
 
 
-def _readings(episode: Episode) -> Array:
-    """(T,) mg/dL, NaN where there is no reading."""
-    return np.where(measured(episode), episode.observations["glucose"][:, 0], np.nan).astype(np.float64)
+def _readings(episode: Episode) -> Tensor:
+    """(T, 1) mg/dL, NaN where there is no reading."""
+    values = np.where(measured(episode), episode.observations["glucose"][:, 0], np.nan)
+    return torch.from_numpy(values.astype(np.float32))[:, None]
 
 
 def features(past: Episode, plan: Array) -> Array:
@@ -153,7 +155,7 @@ def moments(episodes: Sequence[Episode], every: int) -> list[Moment]:
     """Of the second day of each episode, a moment at every so many steps."""
     found = []
     for episode in episodes:
-        readings = _readings(episode)
+        readings = _readings(episode)[:, 0].double().numpy()
         for now in range(DAY, len(episode) - AHEAD, every):
             plan = np.asarray(episode.actions[now : now + AHEAD], np.float64)
             found.append(Moment(episode.until(now), plan, readings[now : now + AHEAD + 1]))
@@ -259,67 +261,54 @@ def coverage(options: Options) -> Iterator[Row]:
     horizons = [m // MINUTES for m in MINUTES_AHEAD]
     known = list(logged(Care(logs="randomised"), 14 if options.quick else 112, seed=HELD + 1))
     held = list(logged(Care(logs="randomised", days=4, patients=HELD_OUT), 6 if options.quick else 36, seed=HELD + 2))
-    inside: dict[str, list[Array]] = {"model": [], "fixed": []}
+    inside: dict[str, list[Array]] = {}
     for seed in seeds:
         model = made(seed, options)["randomised"].model
         reads = Grounded(model, "glucose")
-        errors = [_ahead(model, reads, e, horizons) for e in known]
-        kinds = [_kind(e.group) for e in known]
+        seen = [see(model, e) for e in known]
+        errors = [
+            errors_ahead(model, reads, z.latents, z.actions, _readings(e), horizons)
+            for z, e in zip(seen, known, strict=True)
+        ]
+        kinds = groups([e.group for e in known])
         around = {
-            k: fit_intervals(
-                reads, horizons, [s - t for (s, t), one in zip(errors, kinds, strict=True) if one == k], steps=60
-            )
+            k: fit_intervals(reads, horizons, [x for x, one in zip(errors, kinds, strict=True) if one == k], steps=60)
             for k in set(kinds)
         }
-        for name, rate in (("model", 0.02), ("fixed", 1e-9)):
-            inside[name].append(
-                np.array([_inside(model, reads, e, horizons, around[_kind(e.group)], rate) for e in held])
-            )
-    who = np.array([_kind(e.group) for e in held])
+        for episode, kind in zip(held, groups([e.group for e in held]), strict=True):
+            found = see(model, episode)
+            said = ahead(model, reads, found.latents, found.actions, horizons)
+            for name, rate in (("model", 0.02), ("fixed", 1e-9)):
+                inside.setdefault(name, []).append(_inside(said, _readings(episode), around[kind], rate))
+    who = groups([e.group for e in held])
     for group in ("all", *sorted(set(who))):
         chosen = np.ones(len(who), np.bool_) if group == "all" else who == group
         # (seeds, episodes, horizons)
-        shares = {name: np.array(each)[:, chosen] for name, each in inside.items()}
-        patients = _by(np.array([e.group for e in held])[chosen], shares["model"].mean((0, 2)))
+        told = {n: np.reshape(each, (len(seeds), len(held), -1))[:, chosen] for n, each in inside.items()}
+        patients = _by(np.array([e.group for e in held])[chosen], told["model"].mean((0, 2)))
         yield Row(
             id=f"glucose.coverage_90.{group}",
-            value=float(shares["model"].mean()),
+            value=float(told["model"].mean()),
             interval=_interval(patients, lambda x: float(x.mean())),
             n=int(chosen.sum()),
             seeds=seeds,
             unit="share",
-            baselines={f"m{m}": float(shares["model"][..., k].mean()) for k, m in enumerate(MINUTES_AHEAD)}
-            | {"not_adaptive": float(shares["fixed"].mean())},
+            baselines={f"m{m}": float(told["model"][..., k].mean()) for k, m in enumerate(MINUTES_AHEAD)}
+            | {"not_adaptive": float(told["fixed"].mean())},
         )
 
 
-def _kind(group: str) -> str:
-    return group.split("#")[0]
-
-
-def _ahead(model: WorldModel, reads: Grounded, episode: Episode, horizons: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Forecasts at each step (T, H, 1) and what was measured then, NaN where nothing was."""
-    seen = see(model, episode)
-    said = ahead(model, reads, seen.latents, seen.actions, horizons)
-    readings = torch.from_numpy(_readings(episode)[:, None]).float()
-    truth = torch.full_like(said, torch.nan)
-    for k, horizon in enumerate(horizons):
-        truth[: len(readings) - horizon, k] = readings[horizon:]
-    return said, truth
-
-
-def _inside(
-    model: WorldModel, reads: Grounded, episode: Episode, horizons: Sequence[int], around: Intervals, rate: float
-) -> Array:
-    """(H,) shares of readings inside intervals, from the second day on."""
-    said, truth = _ahead(model, reads, episode, horizons)
+def _inside(said: Tensor, readings: Tensor, around: Intervals, rate: float) -> Array:
+    """(H,) shares of readings (T, 1) inside intervals around forecasts (T, H, 1), from the second day on."""
     live = LiveIntervals(around, level=0.9, rate=rate)
-    now = torch.from_numpy(_readings(episode)).float()
-    ends = [live.step(one, reading[None]) for one, reading in zip(said, now, strict=True)]
-    low, high = (torch.stack(each)[DAY:, :, 0] for each in zip(*ends, strict=True))
-    there = truth[DAY:, :, 0]
-    known = ~there.isnan() & ~low.isnan()
-    return np.asarray((((there >= low) & (there <= high) & known).sum(0) / known.sum(0)).double())
+    ends = [live.step(one, now) for one, now in zip(said, readings, strict=True)]
+    low, high = (torch.stack(each)[:, :, 0] for each in zip(*ends, strict=True))
+    shares = []
+    for k, horizon in enumerate(around.horizons):
+        then, before = readings[DAY + horizon :, 0], slice(DAY, len(readings) - horizon)
+        known = ~then.isnan() & ~low[before, k].isnan()
+        shares.append((((then >= low[before, k]) & (then <= high[before, k]))[known]).double().mean())
+    return np.array(shares)
 
 
 def what_if(logs: str, options: Options) -> Iterator[Row]:
@@ -396,9 +385,7 @@ def what_if(logs: str, options: Options) -> Iterator[Row]:
 
 def _answered(overlap: Overlap, trial: Trial) -> bool:
     """Whether the logs can tell."""
-    now = replace(trial.history, actions=np.concatenate([trial.history.actions, trial.plan[:1]]))
-    change = np.abs(trial.other - trial.plan).max(0)
-    return bool((overlap.share(now, change) >= LEAST).all())
+    return bool((changes(overlap, trial.history, trial.plan, trial.other)[1] >= LEAST).all())
 
 
 def _lives(patients: Sequence[str], each: int, days: int, seed: int) -> tuple[list[str], Callable[[], Ward]]:
@@ -439,7 +426,7 @@ def control(options: Options) -> Iterator[Row]:
         "nothing": [Nothing],
     }
     glucose = {name: np.stack([treat(ward(), d, days * DAY) for d in every]) for name, every in doctors.items()}
-    kinds = np.array([_kind(name) for name in who])
+    kinds = groups(who)
     for group in sorted(set(kinds)):
         chosen = kinds == group
         patients = np.array(who)[chosen]

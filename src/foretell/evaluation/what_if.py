@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -92,8 +91,7 @@ def what_if(
             f"what-if: plans of fewer than {longest} steps expected, got {len(plan)}: no training episode was longer,"
             " so nothing is known of what comes then"
         )
-    change = np.abs(other - plan).max(0)
-    shares = overlap.share(replace(history, actions=np.concatenate([history.actions, plan[:1]])), change)
+    change, shares = changes(overlap, history, plan, other)
     compared = {n: float(s) for n, s, c in zip(action.names, shares, change, strict=True) if c > 0}
     doubts = tuple(
         f"{name}: a change of up to {change[i]:.3g}{' ' + action.units[i] if action.units[i] else ''} is asked about;"
@@ -115,6 +113,14 @@ def what_if(
     return replace(said, plan=one.tolist(), other=two.tolist(), effect=(two - one).tolist(), low=low, high=high)
 
 
+def changes(overlap: Overlap, history: Episode, plan: Array, other: Array) -> tuple[Array, Array]:
+    """(A,) how far two plans (K, A) differ at most, and (A,) how often logs did; see `Overlap.share`."""
+    change = np.abs(other - plan).max(0)
+    # With what is told of now.
+    now = replace(history, actions=np.concatenate([history.actions, plan[:1]]))
+    return change, overlap.share(now, change)
+
+
 @torch.no_grad()
 def _ahead(model: WorldModel, reads: Reads, history: Episode, plan: Array) -> Tensor:
     """(H, F) what is expected of a plan (K, A) at the end of each block."""
@@ -127,11 +133,3 @@ def _ahead(model: WorldModel, reads: Reads, history: Episode, plan: Array) -> Te
     ahead = torch.from_numpy(np.asarray(plan, np.float32)).reshape(1, 1, -1, model.action_size)
     imagined = model.rollout(*(x.to(model.device) for x in (context, past, ahead)))
     return reads(imagined[0, 0]).double().cpu()
-
-
-def expand(plan: Sequence[Sequence[float]] | Array, steps: int) -> Array:
-    """A plan of one row, held for so many steps, or as many rows as there are steps; SpecError for any other."""
-    rows = np.atleast_2d(np.asarray(plan, np.float64))
-    if len(rows) not in (1, steps):
-        raise SpecError(f"what-if: a plan of 1 or {steps} rows expected, got {len(rows)}")
-    return np.repeat(rows, steps, axis=0) if len(rows) == 1 else rows

@@ -25,9 +25,9 @@ class TrainRecord:
 
     store, fingerprint: path and content of the episodes. training, held_out: numbers of the episodes
     trained on and kept for evaluation. contents: hashes of those trained on, by which they are known
-    elsewhere; groups: whom or what these are about. longest: steps of the
-    longest. device, precision: what `auto` came to. steps: done so
-    far. seconds: spent on them. finished: whether nothing is left to do. machine: versions and hardware, in words.
+    elsewhere; groups: whom or what these are about. longest: steps of the longest. device, precision: what
+    `auto` came to. steps: done so far. seconds: spent on them. finished: whether nothing is left to do.
+    machine: versions and hardware, in words.
     Raises SpecError for values of another type, and where no episode is trained on or one is held out too.
     """
 
