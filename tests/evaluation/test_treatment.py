@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from foretell.evaluation.treatment import FACTORS, PID, Nothing, Planned, Usual, groups, treat
+from foretell.evaluation.treatment import ERRORS, FACTORS, PID, SHARES, Nothing, Planned, Usual, groups, treat
 from foretell.model.world_model import ModelConfig, WorldModel
 from foretell.worlds.glucose import Options, Ward, shares
 from foretell.worlds.glucose.behaviour import SPEC
@@ -21,23 +21,23 @@ def ward(seed: int = 0, steps: int = DAY) -> Ward:
 
 
 class Linear(WorldModel):
-    """Glucose stays, but for what is given over a plan: `per_unit` mg/dL for each unit of insulin."""
+    """Glucose stays, but for what is given over a plan: `per_unit` mg/dL for each unit of insulin, basal or not."""
 
-    per_unit = 0.0
+    per_unit, basal = 0.0, 1.0
 
     def rollout(self, context: torch.Tensor, past: torch.Tensor, plan: torch.Tensor) -> torch.Tensor:
         raw = plan.view(*plan.shape[:3], self.config.block, 3)
-        units = (raw[..., 0] * 5 / 60 + raw[..., 1]).sum(-1).cumsum(-1)
+        units = (self.basal * raw[..., 0] * 5 / 60 + raw[..., 1]).sum(-1).cumsum(-1)
         latents = context[:, -1, None, None].expand(*plan.shape[:3], -1, -1).clone()
         latents[..., 0, 0] += self.per_unit * units / float(self.get_buffer("scale_glucose"))
         return latents
 
 
-def linear(per_unit: float) -> Linear:
+def linear(per_unit: float, basal: float = 1.0) -> Linear:
     torch.manual_seed(0)
     sizes = ModelConfig(latent=3, block=6, look=1, grounded=("glucose",), features=8, width=8, depth=1)
     made = Linear(SPEC, sizes).eval()
-    made.per_unit = per_unit
+    made.per_unit, made.basal = per_unit, basal
     return made
 
 
@@ -79,7 +79,7 @@ def test_the_basal_rate_is_the_multiple_that_the_model_expects_to_do_best(
 
 def test_a_bolus_that_would_do_harm_waits_and_is_given_when_it_no_longer_would() -> None:
     life = ward()
-    doctor = Planned(life, linear(-20.0))
+    doctor = Planned(life, linear(-20.0, basal=0.0))
     life.asked[:, 0] = 50.0
     there = {"glucose": np.ones(2, np.bool_)}
 
@@ -94,6 +94,38 @@ def test_a_bolus_that_would_do_harm_waits_and_is_given_when_it_no_longer_would()
     assert not act(120.0).any()
     assert act(300.0) == pytest.approx(prescribed, rel=1e-5)
     assert not act(300.0).any()
+
+
+def test_less_of_a_bolus_is_given_where_all_of_it_might_do_harm() -> None:
+    life = ward()
+    doctor = Planned(life, linear(-20.0, basal=0.0))
+    life.asked[:, 0] = 2.4 * doctor.rules.ratio
+    rest = {"meal": np.zeros((2, 1)), "insulin": np.zeros((2, 1)), "clock": np.zeros((2, 2))}
+    # Below the level from which on the usual rules add a correction.
+    given = doctor.act({"glucose": np.full((2, 1), 149.0), **rest}, {"glucose": np.ones(2, np.bool_)})
+    # 2.4 U lower glucose by 48 mg/dL, and by half as much again where a patient answers strongly.
+    surely = 149.0 - np.array(SHARES) * 48 * (1 + 1.64 * 0.3) - 1.25 * ERRORS[-1]
+    assert given[:, 1] / 2.4 == pytest.approx(np.full(2, max(np.array(SHARES)[surely >= 75])), rel=1e-5)
+
+
+def test_a_patient_who_answers_twice_as_strongly_is_found_out() -> None:
+    life = ward()
+    doctor = Planned(life, linear(-10.0))
+    glucose, there = np.full((2, 1), 400.0), {"glucose": np.ones(2, np.bool_)}
+    rest = {"meal": np.zeros((2, 1)), "insulin": np.zeros((2, 1)), "clock": np.zeros((2, 2))}
+    usual = doctor.rules.basal * 5 / 60
+    life.asked[:, 6] = 8.0 * doctor.rules.ratio
+    for _ in range(60):
+        given = doctor.act({"glucose": glucose, **rest}, there)
+        # What the basal rate does is as expected; the second patient answers to boluses twice as strongly.
+        glucose = glucose - 10.0 * (given[:, :1] * 5 / 60 + given[:, 1:] * np.array([[1.0], [2.0]]))
+        life.time += 1
+    assert (usual > 0).all()
+    first, second = doctor.response.mean.tolist()
+    assert first == pytest.approx(1.0, abs=0.05)
+    assert second > 1.3
+    assert (doctor.response.variance < 0.3**2).all()
+    assert (doctor.margin.current[1] > doctor.margin.current[0]).any()
 
 
 def test_nothing_is_given_while_glucose_is_low_whatever_is_planned() -> None:

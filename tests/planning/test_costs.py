@@ -11,7 +11,6 @@ from torch import Tensor
 
 from foretell.errors import SpecError
 from foretell.planning.costs import (
-    after,
     change,
     combined,
     effort,
@@ -140,14 +139,3 @@ def test_weights_out_of_range_are_refused(terminal: float, discount: float) -> N
     context = torch.zeros(1, 1, 1, 2)
     with pytest.raises(SpecError, match="terminal >= 0"):
         goal_cost(PointMass(), context, context[:, :0, 0, 0], context[:, 0], terminal=terminal, discount=discount)
-
-
-@pytest.mark.parametrize("blocks", [0, 2, 4, 9])
-def test_what_comes_too_early_to_be_changed_costs_nothing(blocks: int, generator: torch.Generator) -> None:
-    latents = torch.randn(2, 3, 4, 1, 2, generator=generator)
-    stage = towards(torch.zeros(2, 1, 2))
-    found = after(stage, blocks)(latents)
-    assert not found[..., :blocks].any()
-    assert torch.equal(found[..., blocks:], stage(latents)[..., blocks:])
-    with pytest.raises(SpecError, match="blocks to leave out"):
-        after(stage, -1)

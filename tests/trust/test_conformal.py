@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from foretell.errors import DataError, SpecError
 from foretell.trust.conformal import (
     AdaptiveLevel,
+    TrackedQuantile,
     needed,
     p_values,
     quantile,
@@ -92,3 +93,25 @@ def test_adaptive_level_keeps_its_share_of_misses_under_drift():
         level = level.after(missed[-1])
     assert abs(np.mean(missed) - 0.1) <= (0.9 + 0.05) / (4000 * 0.05)
     assert np.mean(plain) > 0.3
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.05, 0.2, 0.5]), st.sampled_from([0.1, 1.0, 5.0]))
+def test_a_tracked_quantile_is_passed_by_its_share_whatever_comes(seed, target, rate):
+    rng = np.random.default_rng(seed)
+    # Any order of bounded scores, such as a drift, a jump and noise; two streams apart.
+    scores = np.stack([np.linspace(0, 10, 400), np.where(np.arange(400) < 200, 0.0, 10.0)], 1)
+    scores = np.clip(scores * rng.random((400, 2)), 0, 10)
+    bound, beyond = TrackedQuantile(current=torch.zeros(2), target=target, rate=rate), []
+    for row in torch.from_numpy(scores).float():
+        beyond.append((row > bound.current).numpy())
+        bound = bound.after(row)
+    # Angelopoulos et al. 2023, proposition 1, for scores within [0, 10]; that the bound stays above 0 only lowers it.
+    assert (np.mean(beyond, axis=0) - target <= (10 + rate) / (rate * 400) + 1e-6).all()
+
+
+def test_a_tracked_quantile_moves_by_its_rate_and_not_where_nothing_is_known():
+    bound = TrackedQuantile(current=torch.tensor([1.0, 1.0, 1.0, 0.0]), target=0.1, rate=2.0)
+    moved = bound.after(torch.tensor([5.0, 0.5, math.nan, -1.0])).current
+    assert moved.tolist() == pytest.approx([2.8, 0.8, 1.0, 0.0])
+    with pytest.raises(SpecError, match="positive rate"):
+        TrackedQuantile(current=torch.zeros(1), target=0.1, rate=0.0)

@@ -68,21 +68,6 @@ def within(readout: Callable[[Tensor], Tensor], *, low: Tensor, high: Tensor, sc
     return cost
 
 
-def after(stage: StageCost, blocks: int) -> StageCost:
-    """The same, but for the first blocks of a plan: where what is done takes longer to tell, their cost says nothing of
-    the plan. Raises SpecError for a number below 0.
-    """
-    if blocks < 0:
-        raise SpecError(f"cost: a number of blocks to leave out of 0 or more expected, got {blocks}")
-
-    def cost(latents: Tensor) -> Tensor:
-        found = stage(latents).clone()
-        found[..., :blocks] = 0
-        return found
-
-    return cost
-
-
 def rollout_cost(
     model: Imagines,
     context: Tensor,

@@ -129,3 +129,28 @@ class AdaptiveLevel:
             return math.inf
         rank = _rank(len(reference), 1 - self.current)
         return math.inf if rank > len(reference) else float(reference[rank - 1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedQuantile:
+    """A bound on scores that follows each stream's own: after a score beyond it the bound rises by rate * (1 - target),
+    after any other it falls by rate * target, so that in the long run a share `target` lies beyond, whatever comes
+    (quantile tracking: Angelopoulos, Candes & Tibshirani 2023, "Conformal PID control for time series prediction",
+    arXiv 2307.16895, eq. 4).
+
+    current: of any shape, in the scores' units; never below 0. rate: how fast it follows, in the same units.
+    """
+
+    current: Tensor
+    target: float
+    rate: float
+
+    def __post_init__(self) -> None:
+        check_level(self.target, "tracked quantile")
+        if not 0 < self.rate < math.inf:
+            raise SpecError(f"tracked quantile: a positive rate expected, got {self.rate!r}")
+
+    def after(self, scores: Tensor) -> TrackedQuantile:
+        """With the scores of a step, of the same shape; NaN changes nothing."""
+        moved = (self.current + self.rate * ((scores > self.current).to(self.current) - self.target)).clamp_min(0)
+        return replace(self, current=torch.where(scores.isnan(), self.current, moved))
