@@ -126,14 +126,19 @@ class Spec:
 
     observations: what the model sees. action: what it may do. hz: steps per second.
     quantities: vectors that are recorded for readouts and scoring, and that the model never sees.
+    notice: what is to stand on every page and answer about this world, "" for nothing; it tells no two specs apart.
     """
 
     observations: tuple[Channel, ...]
     action: ActionSpec = field(default_factory=ActionSpec)
     hz: float = 1.0
     quantities: tuple[Channel, ...] = ()
+    notice: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.notice, str):
+            raise SpecError(f"a notice must be a text, got {self.notice!r}")
+        object.__setattr__(self, "notice", " ".join(self.notice.split()))
         object.__setattr__(self, "observations", tuple(self.observations))
         object.__setattr__(self, "quantities", tuple(self.quantities))
         if not self.observations:
@@ -161,7 +166,7 @@ class Spec:
         raise SpecError(f"no channel {name!r}; the spec has {[c.name for c in self.channels]}")
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-serialisable form; infinite bounds become null."""
+        """A JSON-serialisable form; infinite bounds become null, and no notice is left out."""
 
         def channel(c: Channel) -> dict[str, Any]:
             return {
@@ -188,6 +193,7 @@ class Spec:
             },
             "hz": self.hz,
             "quantities": [channel(c) for c in self.quantities],
+            **({"notice": self.notice} if self.notice else {}),
         }
 
     @staticmethod
@@ -207,6 +213,7 @@ class Spec:
                 ),
                 hz=float(data["hz"]),
                 quantities=tuple(_channel_from_json(c) for c in data.get("quantities", ())),
+                notice=data.get("notice", ""),
             )
         except SpecError:
             raise
@@ -214,7 +221,7 @@ class Spec:
             raise SpecError(f"not a spec: {error!r}") from error
 
     def differences(self, other: Spec) -> list[str]:
-        """What separates `other` from this spec, one phrase each; empty when they are the same."""
+        """What separates `other` from this spec, one phrase each, but for notices; empty when they are the same."""
         found: list[str] = []
         for kind, one in (("observations", "observation"), ("quantities", "quantity")):
             mine = {c.name: c for c in getattr(self, kind)}

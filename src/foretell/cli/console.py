@@ -44,6 +44,12 @@ def table(title: str, *columns: str) -> Table:
     return made
 
 
+def show_notice(notice: str, console: Console) -> None:
+    """What is to stand above every answer about a world, if anything."""
+    if notice:
+        console.print(notice, style="bold", markup=False, soft_wrap=True)
+
+
 def size(count: int) -> str:
     """A number of bytes for people: 1234567 is '1.2 MB'."""
     amount = float(count)

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from foretell.cli.command import Command, Context
-from foretell.cli.console import table
+from foretell.cli.console import show_notice, table
 from foretell.errors import SpecError
 
 _NAMES = {
@@ -70,6 +70,7 @@ class Evaluate(Command):
         readout = readout_for(found.model, found.parts, recorded, seed=context.seed)
         made = evaluate(found.model, found.parts, recorded, world, config, readout=readout, say=say)
         result = {"run": str(self.run_folder), "world": world.name, "options": dict(world.options), **made.to_json()}
+        result["notice"] = found.model.spec.notice
         page = report(
             made,
             title=f"{world.name.replace('_', ' ')}: evaluation of {self.run_folder.name}",
@@ -80,6 +81,7 @@ class Evaluate(Command):
             log=read_log(self.run_folder / LOG),
             stages=made.seconds,
             facts={"Run": {"folder": self.run_folder, "seed": context.seed, "threads": context.threads}},
+            notice=found.model.spec.notice,
         )
         write_json(result, self.run_folder / "evaluation.json")
         write_report(page, self.run_folder / "report.html")
@@ -87,6 +89,7 @@ class Evaluate(Command):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """The table, and where the report is."""
+        show_notice(result["notice"], console)
         console.print(figures(result["world"], result))
         console.print(f"wrote {result['run']}/evaluation.json and {result['run']}/report.html", soft_wrap=True)
 

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -74,6 +74,8 @@ class Import(Command):
     """Videos: height and width to resize to."""
     camera: Annotated[str, tyro.conf.arg(metavar="NAME")] = "camera"
     """Videos: name of the image channel."""
+    notice: Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: none)")] = None
+    """What is to stand on every page and answer about these recordings, such as what they are not to be used for."""
 
     def run(self, context: Context) -> dict[str, Any]:
         """Import; returns the folder, counts, the spec, seconds and the store's fingerprint."""
@@ -85,6 +87,8 @@ class Import(Command):
 
         started = time.perf_counter()
         source = self.open()
+        if self.notice is not None:
+            source = replace(source, spec=replace(source.spec, notice=self.notice))
         try:
             with EpisodeWriter(self.out, source.spec, images=self.images, metadata=source.metadata) as writer:
                 episodes = context.track(source.episodes, f"importing {self.source.name}", source.count)

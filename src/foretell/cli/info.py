@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from foretell.cli.command import Command, Context
-from foretell.cli.console import number, plain, size, table
+from foretell.cli.console import number, plain, show_notice, size, table
 from foretell.cli.summary import size_on_disk, summarise
 from foretell.errors import CheckpointError, DataError
 from foretell.spec import Spec
@@ -47,6 +47,7 @@ class Info(Command):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """Tables of what was found."""
+        show_notice(result["notice"], console)
         (_show_store if result["kind"] == "store" else _show_run)(result, console)
 
     def _store(self, context: Context) -> dict[str, Any]:
@@ -69,6 +70,7 @@ class Info(Command):
             "bytes": size_on_disk(self.path),
             "fingerprint": store.fingerprint(),
             "spec": store.spec.to_json(),
+            "notice": store.spec.notice,
             "metadata": store.metadata,
             "skipped": store.skipped,
             **summarise(store, numbers),
@@ -93,6 +95,7 @@ class Info(Command):
             "path": self.path,
             "config": config,
             "spec": config.get("spec"),
+            "notice": _notice(config.get("spec")),
             "tensors": len(shapes),
             "parameters": sum(math.prod(shape) for shape in shapes.values()),
             "bytes": size_on_disk(self.path),
@@ -113,6 +116,11 @@ class Info(Command):
                 raise CheckpointError(f"{path}: damaged or not of foretell: a list of episodes expected in {part}")
             found[f"{part}_episodes"] = len(found.pop(part))
         return found
+
+
+def _notice(spec: object) -> str:
+    notice = spec.get("notice") if isinstance(spec, dict) else None
+    return notice if isinstance(notice, str) else ""
 
 
 def _last_record(log: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foretell.cli.command import Command, Context
+from foretell.cli.console import show_notice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,13 @@ class Overlap(Command):
             found = overlap_in(store, range(len(store)), seed=context.seed)
         return {
             "source": str(self.source),
+            "notice": found.spec.notice,
             "actions": [{**asdict(v), "varied": v.varied, "told": str(v)} for v in found.report()],
         }
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """A line for each action, then where it varied."""
+        show_notice(result["notice"], console)
         for action in result["actions"]:
             console.print(action["told"], soft_wrap=True, markup=False)
         table = Table("steps with", *(a["action"] for a in result["actions"]), title="share of steps that differed")

@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from foretell.cli.command import Command, Context
+from foretell.cli.console import show_notice
 from foretell.errors import DataError, SpecError
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Watch(Command):
         result = {
             "run": str(self.run_folder),
             "store": str(self.store),
+            "notice": found.model.spec.notice,
             "level": level,
             "episodes": episodes,
             "steps": steps,
@@ -107,6 +109,7 @@ class Watch(Command):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """How many episodes alarmed."""
+        show_notice(result["notice"], console)
         console.print(
             f"{result['alarmed']:,} of {result['episodes']:,} episodes alarmed, at a level of {result['level']:.2g}:"
             f" so large a share of ordinary episodes may",

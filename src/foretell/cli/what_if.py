@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foretell.cli.command import Command, Context
+from foretell.cli.console import show_notice
 from foretell.errors import DataError, SpecError
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class WhatIf(Command):
         reads, intervals = reads_of(found, self.channel, self.run_folder)
         longest = TrainRecord.read(self.run_folder).longest
         said = what_if(found.model, reads, overlap, whole.until(now), plan, other, longest=longest, intervals=intervals)
-        result = said.to_json()
+        result = {"notice": found.model.spec.notice, **said.to_json()}
         if self.ledger is not None:
             weights = hashlib.sha256((self.run_folder / WEIGHTS).read_bytes()).hexdigest()
             asked = {"model": weights, "steps": self.steps, "set": list(self.set), "base": list(self.base)}
@@ -98,6 +99,7 @@ class WhatIf(Command):
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """The forecasts and their difference, or why there is none."""
+        show_notice(result["notice"], console)
         if not result["answered"]:
             console.print("No answer: the logs cannot tell.", soft_wrap=True)
             for doubt in result["doubts"]:

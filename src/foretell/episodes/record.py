@@ -47,7 +47,7 @@ def gymnasium_episodes(
 
     Observations: a Box of 8-bit (H, W) or (H, W, 1 to 4) is an image, any other Box a vector, flattened; a Discrete
     one is one-hot; a Dict holds one channel each. Actions: a Box, flattened, with its bounds; a Discrete one is
-    one-hot, bounds 0 and 1. An episode ends when the environment says so, or after `max_steps` actions.
+    one-hot, bounds 0 and 1. A `notice` in its metadata becomes the spec's. An episode ends when the environment says so, or after `max_steps` actions.
     options go to the environment. Raises SpecError for an id, an option or a space that does not fit.
     """
     try:
@@ -61,6 +61,7 @@ def gymnasium_episodes(
         observations=tuple(_channel(env_id, name, part) for name, part in parts.items()),
         action=_actions(env_id, env.action_space),
         hz=hz,
+        notice=str(env.metadata.get("notice") or ""),
     )
 
     def run() -> Iterator[Episode]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +169,11 @@ class EpisodeStore:
         return mask.reshape(steps, *shape).astype(np.bool_, copy=False)
 
     def fingerprint(self) -> str:
-        """A hash of the spec and of every episode; of a foreign dataset, of the two ends of every file."""
-        digest = hashlib.blake2b(json.dumps(self.spec.to_json(), sort_keys=True).encode(), digest_size=16)
+        """A hash of the spec, but for its notice, and of every episode; of a foreign dataset, of the two ends of every
+        file.
+        """
+        spec = replace(self.spec, notice="").to_json()
+        digest = hashlib.blake2b(json.dumps(spec, sort_keys=True).encode(), digest_size=16)
         digest.update(self.lengths.tobytes())
         if self._ours:
             for part in [p.digest for p in self._places] + [e.digest for e in self._pending]:

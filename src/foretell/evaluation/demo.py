@@ -131,4 +131,5 @@ def _page(done: Finished, rollouts: Sequence[Rollout], out: Path, seed: int) -> 
             "World": dict(done.world.options),
             "Model": asdict(done.model.config),
         },
+        notice=done.model.spec.notice,
     )

@@ -49,8 +49,9 @@ def report(
     training: Headline | None = None,
     stages: Mapping[str, float] | None = None,
     facts: Mapping[str, Mapping[str, Any]] | None = None,
+    notice: str = "",
 ) -> Report:
-    """The page. log: records of training. stages: seconds of each stage."""
+    """The page. log: records of training. stages: seconds of each stage. notice: of the world's spec."""
     sections = [_planning(made, rollouts, block), _forecasting(made, calibration), _training(log, stages)]
     heads = _headlines(made)
     return Report(
@@ -60,6 +61,7 @@ def report(
         headlines=[*heads, training] if training is not None else heads,
         sections=[s for s in sections if s.panels],
         facts={**(facts or {}), "Machine": describe_machine(), "Versions": describe_versions()},
+        notice=notice,
     )
 
 

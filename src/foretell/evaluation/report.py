@@ -68,7 +68,7 @@ PAGE = """<!doctype html>
 {style}</style>
 </head>
 <body>
-<header><p class="brand">foretell</p><h1>{title}</h1>{summary}{command}</header>
+{notice}<header><p class="brand">foretell</p><h1>{title}</h1>{summary}{command}</header>
 {headlines}
 <main>
 {sections}
@@ -97,6 +97,7 @@ def write_report(report: Report, path: Path) -> None:
         title=escape(report.title),
         style=sources.joinpath("report.css").read_text(encoding="utf-8"),
         script=sources.joinpath("report.js").read_text(encoding="utf-8"),
+        notice=f'<p class="notice" role="note">{escape(report.notice)}</p>\n' if report.notice else "",
         summary=f'<p class="summary">{escape(report.summary)}</p>' if report.summary else "",
         command=f'<pre class="command"><code>{escape(report.command)}</code></pre>' if report.command else "",
         headlines=_headlines(report),

@@ -223,7 +223,9 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """One page. facts: by group (machine, run, versions, settings), a name and a value each."""
+    """One page. facts: by group (machine, run, versions, settings), a name and a value each. notice: stands above all
+    else, "" for nothing.
+    """
 
     title: str
     sections: Sequence[Section]
@@ -231,6 +233,7 @@ class Report:
     headlines: Sequence[Headline] = ()
     command: str = ""
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notice: str = ""
 
 
 def rollouts_from_arrays(

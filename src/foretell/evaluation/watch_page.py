@@ -78,6 +78,7 @@ def watch_report(
             "Machine": describe_machine(),
             "Versions": describe_versions(),
         },
+        notice=model.spec.notice,
     )
 
 

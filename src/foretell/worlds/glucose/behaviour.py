@@ -103,6 +103,7 @@ SPEC = Spec(
     ),
     hz=1 / (60 * MINUTES),
     quantities=(Channel(name="plasma", kind="vector", shape=(1,), fields=("glucose",), units=("mg/dL",)),),
+    notice="For research. Not a medical device.",
 )
 
 

@@ -27,7 +27,7 @@ class GlucoseEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     `Options`; each episode has the next of its patients. `info` holds `plasma`, the true glucose, and the `patient`.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own name and type
+    metadata = {"render_modes": [], "notice": SPEC.notice}  # noqa: RUF012 - Gymnasium's own name and type
 
     def __init__(self, **options: Any) -> None:
         self._options = Options(**options)
