@@ -20,6 +20,7 @@ from foretell.cli.summary import size_on_disk, summarise
 from foretell.errors import CheckpointError, DataError
 from foretell.spec import Spec
 
+CARD = "card.md"
 _MOST_FIELDS = 64
 
 
@@ -96,6 +97,7 @@ class Info(Command):
             "config": config,
             "spec": config.get("spec"),
             "notice": _notice(config.get("spec")),
+            "card": self.path / CARD if (self.path / CARD).is_file() else None,
             "tensors": len(shapes),
             "parameters": sum(math.prod(shape) for shape in shapes.values()),
             "bytes": size_on_disk(self.path),
@@ -179,6 +181,8 @@ def _show_fields(
 def _show_run(result: dict[str, Any], console: Console) -> None:
     console.print(f"[bold]{escape(str(result['path']))}[/]  run, {size(result['bytes'])}", soft_wrap=True)
     console.print(f"{result['parameters']:,} values in {result['tensors']} tensors")
+    if result["card"] is not None:
+        console.print(f"model card: {escape(str(result['card']))}", soft_wrap=True)
     _show_settings(console, "configuration", {k: v for k, v in result["config"].items() if k != "spec"})
     if result["training"] is not None:
         _show_training(result["training"], console)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,12 +24,15 @@ class Statistics:
 
     mean, std: (F,) or (C,) float64, over valid entries only; std is that of the population, 0 for a
     constant. A field that is never valid has mean 0 and std 1. Of images, on the scale of 0 to 255, a
-    sample of frames and pixels. count: int64 of the same shape, the entries counted.
+    sample of frames and pixels. count: int64 of the same shape, the entries counted. low, high: float64, likewise,
+    the lowest and highest of them; infinite the wrong way round where there is none.
     """
 
     mean: Mapping[str, Array]
     std: Mapping[str, Array]
     count: Mapping[str, NDArray[np.int64]]
+    low: Mapping[str, Array] = field(default_factory=dict)
+    high: Mapping[str, Array] = field(default_factory=dict)
 
 
 class Moments:
@@ -108,7 +111,11 @@ def statistics(store: EpisodeStore, episodes: Sequence[int] | None = None) -> St
                 moments[channel.name].add(pixels, np.ones(pixels.shape, np.bool_))
     count: dict[str, NDArray[np.int64]] = {n: m.count for n, m in moments.items() if m.count is not None}
     return Statistics(
-        mean={n: m.mean for n, m in moments.items()}, std={n: m.std() for n, m in moments.items()}, count=count
+        mean={n: m.mean for n, m in moments.items()},
+        std={n: m.std() for n, m in moments.items()},
+        count=count,
+        low={n: m.low for n, m in moments.items()},
+        high={n: m.high for n, m in moments.items()},
     )
 
 

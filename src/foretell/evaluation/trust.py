@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from foretell.model.world_model import WorldModel
 from foretell.readout import channel_values, fit_readout
 from foretell.spec import Episode
 from foretell.training import TrainRecord
+from foretell.training.card import write_calibration
 from foretell.trust.calibration import Calibration, Seen, calibrate, enough, fit, refit, require_episodes, see
 from foretell.trust.intervals import Intervals, errors_ahead, fit_intervals
 from foretell.trust.monitor import Monitor, Verdict
@@ -98,6 +99,7 @@ def calibrate_run(
         intervals = _possible(say, partial(_intervals, found.model, readout, own, episodes, passed))
         parts |= {} if intervals is None else {f"intervals.{readout.channel}": intervals}
     save(run, found.model, {**found.parts, **parts})
+    write_calibration(run, found.model, _told({**found.parts, **parts}, made, own, len(episodes)))
     return {
         "run": str(run),
         "store": str(own.path),
@@ -107,6 +109,19 @@ def calibrate_run(
         "steps": made.length,
         "plans": support.plans if isinstance(support, Support) else 0,
     }
+
+
+def _told(parts: Mapping[str, nn.Module], made: Calibration, store: EpisodeStore, episodes: int) -> list[str]:
+    """What a model card says of a calibration."""
+    around = [f"{p.channel}, up to {max(p.horizons)} steps ahead" for p in parts.values() if isinstance(p, Intervals)]
+    read = [p.channel for p in parts.values() if isinstance(p, Readout)]
+    return [
+        f"Calibrated on {episodes:,} episodes of {store.path.resolve().name}, the shortest of {made.length:,} steps."
+        f" Alarms may be set to a share of false ones of {made.lowest:.2g} or more; the share is kept for episodes like"
+        " these, and nothing is said of others. Calibrate anew where the world has changed.",
+        f"Readouts: {', '.join(read) or 'none'}. Intervals around: {'; '.join(around) or 'none'}. Plan support:"
+        f" {'yes' if SUPPORT in parts else 'no'}.",
+    ]
 
 
 def _apart(episodes: Sequence[int], level: float | None, seed: int) -> tuple[list[int], list[int]]:

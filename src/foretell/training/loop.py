@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from foretell.episodes.batch import Batch
 from foretell.episodes.cache import ACTION
-from foretell.episodes.statistics import statistics
+from foretell.episodes.statistics import Statistics, statistics
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.windows import Windows
 from foretell.errors import CheckpointError, DataError, SpecError, TrainingError
@@ -25,6 +25,8 @@ from foretell.model import checkpoint
 from foretell.model.latents import encode_episodes
 from foretell.model.world_model import WorldModel
 from foretell.objective.objective import Objective
+from foretell.spec import Spec
+from foretell.training.card import write_card
 from foretell.training.config import TrainConfig, resolve_precision
 from foretell.training.distribution import Ranks, joined
 from foretell.training.gains import check, parse, scaled
@@ -54,7 +56,8 @@ def train(
     cache: Path | None = None,
 ) -> WorldModel:
     """Train a world model on a store and write the run folder `out`: config.json and model.safetensors (the
-    checkpoint), train.json (how it was made), log.jsonl, and resume/ (where it goes on when interrupted).
+    checkpoint), train.json (how it was made), card.md (the same for people, and what it does not know), log.jsonl,
+    and resume/ (where it goes on when interrupted).
 
     resume: go on with the run at `out`, to bitwise the weights of a run that was never interrupted (on one
     machine, with as many threads); a run that is finished is returned as it is. init: a run to begin with the
@@ -120,6 +123,18 @@ def _begin(store: EpisodeStore, out: Path, config: TrainConfig, ranks: Ranks, re
     )
 
 
+def _ranges(found: Statistics, spec: Spec) -> dict[str, list[list[float]]]:
+    """Lowest and highest value of each field that has any; nothing is said of images."""
+    names = [c.name for c in spec.observations if c.kind != "image"] + ["action"] * bool(spec.action.size)
+    return {
+        n: [
+            [float(low), float(high)] if low <= high else []
+            for low, high in zip(found.low[n], found.high[n], strict=True)
+        ]
+        for n in names
+    }
+
+
 def _begin_with(model: WorldModel, run: Path) -> None:
     """Give the model the weights and normalisation of a run."""
     found = checkpoint.load(run).model
@@ -138,7 +153,8 @@ class _Training:
         check(self.gains, windows.store.spec)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            model = WorldModel(windows.store.spec, self.config.model, statistics(windows.store, run.training))
+            found = statistics(windows.store, run.training)
+            model = WorldModel(windows.store.spec, self.config.model, found)
             if init is not None:
                 _begin_with(model, init)
             elif self.config.model.look > 1:
@@ -149,7 +165,8 @@ class _Training:
                 model.fit_stretches(first.observations, first.valid)
             self.objective = Objective(model, self.config.objective).to(ranks.device)
         self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
-        self.run_record = replace(run, parameters=sum(p.numel() for p in model.parameters()))
+        parameters = sum(p.numel() for p in model.parameters())
+        self.run_record = replace(run, parameters=parameters, ranges=_ranges(found, windows.store.spec))
         self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=self.config.learning_rate,
@@ -186,8 +203,10 @@ class _Training:
         model = self.objective.model.eval()
         heads = self._finish(model)
         checkpoint.save(self.out, model, heads)
+        record = replace(TrainRecord.read(self.out), finished=True)
+        write_card(self.out, model, record)
         # Last: a run is finished when its record says so.
-        replace(TrainRecord.read(self.out), finished=True).write(self.out)
+        record.write(self.out)
         return model
 
     def _finish(self, model: WorldModel) -> dict[str, nn.Module]:

@@ -25,7 +25,8 @@ class TrainRecord:
 
     store, fingerprint: path and content of the episodes. training, held_out: numbers of the episodes
     trained on and kept for evaluation. contents: hashes of those trained on, by which they are known
-    elsewhere; groups: whom or what these are about. longest: steps of the longest. device, precision: what
+    elsewhere; groups: whom or what these are about. longest: steps of the longest. ranges: the lowest and highest
+    value of each field of their vectors and waveforms, and of each action under `action`. device, precision: what
     `auto` came to. steps: done so far. seconds: spent on them. finished: whether nothing is left to do.
     machine: versions and hardware, in words.
     Raises SpecError for values of another type, and where no episode is trained on or one is held out too.
@@ -43,6 +44,7 @@ class TrainRecord:
     ranks: int = 1
     parameters: int = 0
     longest: int = 0
+    ranges: dict[str, list[list[float]]] = field(default_factory=dict)
     steps: int = 0
     seconds: float = 0.0
     finished: bool = False
@@ -54,6 +56,7 @@ class TrainRecord:
             (("training", "held_out", "contents", "groups"), list),
             (("ranks", "parameters", "longest", "steps"), int),
             (("finished",), bool),
+            (("ranges",), dict),
         ):
             for name in names:
                 if not isinstance(getattr(self, name), kind):
