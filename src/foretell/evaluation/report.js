@@ -8,6 +8,12 @@ function number(value) {
   return value.toLocaleString("en", { maximumSignificantDigits: 4 });
 }
 
+// Hours of the day as 06:05.
+function time(hours) {
+  const minutes = Math.round(hours * 60);
+  return [Math.floor(minutes / 60), minutes % 60].map((part) => String(part).padStart(2, "0")).join(":");
+}
+
 function element(name, attributes, parent) {
   const svg = ["line", "circle"].includes(name);
   const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
@@ -19,7 +25,7 @@ function element(name, attributes, parent) {
 function readOut(plot) {
   const source = plot.querySelector("script");
   if (!source) return;
-  const { box, x: xName, curves } = JSON.parse(source.textContent);
+  const { box, x: xName, clock, curves } = JSON.parse(source.textContent);
   const svg = plot.querySelector("svg");
   const marks = [];
   let tip = null;
@@ -43,7 +49,7 @@ function readOut(plot) {
     if (!nearest) return;
     marks.push(element("line", { class: "cross", x1: nearest.px, x2: nearest.px, y1: box[1], y2: box[3] }, svg));
     tip = element("div", { class: "tip" }, plot);
-    element("b", {}, tip).textContent = `${xName} ${number(nearest.x)}`;
+    element("b", {}, tip).textContent = clock ? time(nearest.x) : `${xName} ${number(nearest.x)}`;
     for (const curve of curves) {
       const i = curve.px.findIndex((px) => px !== null && Math.abs(px - nearest.px) < 1);
       if (i < 0 || curve.y[i] === null) continue;

@@ -24,15 +24,20 @@ from foretell.evaluation.report_parts import (
     Estimate,
     Headline,
     Histogram,
+    Lane,
+    Mark,
     Panel,
     Report,
     Rollout,
     Rollouts,
     Section,
     Table,
+    Timeline,
+    Trace,
     format_value,
     rollouts_from_arrays,
 )
+from foretell.evaluation.report_timeline import timeline
 
 __all__ = [
     "Chart",
@@ -41,12 +46,16 @@ __all__ = [
     "Estimate",
     "Headline",
     "Histogram",
+    "Lane",
+    "Mark",
     "Panel",
     "Report",
     "Rollout",
     "Rollouts",
     "Section",
     "Table",
+    "Timeline",
+    "Trace",
     "episode_picture",
     "format_value",
     "rollouts_from_arrays",
@@ -176,7 +185,10 @@ def _panel(panel: Panel, budget: int) -> str:
             body = _table(panel)
         case Rollouts():
             body = _player(panel, budget)
-    wide = " wide" if isinstance(panel, Rollouts) or (isinstance(panel, Table) and panel.wordy) else ""
+        case Timeline():
+            body = timeline(panel)
+    whole = panel.wordy if isinstance(panel, Table) else panel.wide if isinstance(panel, Timeline) else False
+    wide = " wide" if isinstance(panel, Rollouts) or whole else ""
     reading = f'<p class="reading">{escape(panel.reading)}</p>' if panel.reading else ""
     return f'<article class="panel{wide}"><h3>{escape(panel.title)}</h3>{reading}{body}</article>'
 

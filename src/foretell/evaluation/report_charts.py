@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from foretell.evaluation.report_parts import Array, Chart, Comparison, Curve, Es
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 44
 MOST_POINTS = 400
+C = TypeVar("C", bound=Curve)
 
 
 class Scale:
@@ -68,22 +71,22 @@ def tick_label(value: float) -> str:
 
 def chart(panel: Chart) -> str:
     """The chart as a figure: legend, SVG, and the numbers that its pointer read-out shows."""
-    curves = [_thin(c) for c in panel.curves]
+    curves = [thinned(c) for c in panel.curves]
     names = _class_names([c.role for c in curves])
-    xs = _finite([c.xs for c in curves])
-    ys = _finite([v for c in curves for v in (c.ys, *(c.band or ()))])
+    xs = finite([c.xs for c in curves])
+    ys = finite([v for c in curves for v in (c.ys, *(c.band or ()))])
     if panel.log:
         ys = ys[ys > 0]
     if not len(xs) or not len(ys):
         return '<p class="empty">No values were recorded.</p>'
-    low, high = _limits(ys, panel.log, panel.from_zero)
+    low, high = limits(ys, panel.log, panel.from_zero)
     across = Scale(
         float(xs.min()), float(xs.max()) if xs.max() > xs.min() else float(xs.min()) + 1, LEFT, WIDTH - RIGHT
     )
     up = Scale(low, high, HEIGHT - BOTTOM, TOP, panel.log)
     parts = [_axes(across, up, panel.x_label, panel.y_label)]
-    parts += [_band(c, name, across, up) for c, name in zip(curves, names, strict=True)]
-    parts += [_line(c, name, across, up) for c, name in zip(curves, names, strict=True)]
+    parts += [band(c, name, across, up) for c, name in zip(curves, names, strict=True)]
+    parts += [line(c, name, across, up) for c, name in zip(curves, names, strict=True)]
     numbers = {
         "box": [LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM],
         "x": panel.x_label,
@@ -91,11 +94,11 @@ def chart(panel: Chart) -> str:
             {
                 "name": c.name,
                 "style": name,
-                "x": _numbers(c.xs),
-                "y": _numbers(c.ys),
-                "band": None if c.band is None else [_numbers(b) for b in c.band],
-                "px": _numbers(across(c.xs), 1),
-                "py": _numbers(up(c.ys), 1),
+                "x": numbers_of(c.xs),
+                "y": numbers_of(c.ys),
+                "band": None if c.band is None else [numbers_of(b) for b in c.band],
+                "px": numbers_of(across(c.xs), 1),
+                "py": numbers_of(up(c.ys), 1),
             }
             for c, name in zip(curves, names, strict=True)
         ],
@@ -111,7 +114,7 @@ def chart(panel: Chart) -> str:
 
 def histogram(panel: Histogram) -> str:
     """Bars of counts, with the median and the 95th percentile marked."""
-    values = _finite([np.asarray(panel.values, dtype=np.float64)])
+    values = finite([np.asarray(panel.values, dtype=np.float64)])
     if not len(values):
         return '<p class="empty">No values were recorded.</p>'
     spread = float(values.max() - values.min())
@@ -174,19 +177,18 @@ def _estimate(estimate: Estimate, unit: str, across: Scale, lines: str) -> str:
     )
 
 
-def _thin(curve: Curve) -> Curve:
+def thinned(curve: C) -> C:
     """The same curve with at most MOST_POINTS points, first and last kept."""
     if len(curve.xs) <= MOST_POINTS:
         return curve
     keep = np.linspace(0, len(curve.xs) - 1, MOST_POINTS).round().astype(np.int64)
     low, high = curve.band or (None, None)
-    return Curve(
-        name=curve.name,
+    return replace(
+        curve,
         x=curve.xs[keep],
         y=curve.ys[keep],
         low=None if low is None else low[keep],
         high=None if high is None else high[keep],
-        role=curve.role,
     )
 
 
@@ -204,12 +206,14 @@ def _class_names(roles: Sequence[str]) -> list[str]:
     return names
 
 
-def _finite(arrays: Sequence[Array]) -> Array:
+def finite(arrays: Sequence[Array]) -> Array:
+    """Those of the values of some arrays that are finite, (n,)."""
     values = np.concatenate([a.reshape(-1) for a in arrays]) if arrays else np.empty(0)
     return np.asarray(values[np.isfinite(values)])
 
 
-def _limits(ys: Array, log: bool, from_zero: bool) -> tuple[float, float]:
+def limits(ys: Array, log: bool, from_zero: bool) -> tuple[float, float]:
+    """Ends of an axis that values fit on with some room."""
     low, high = float(ys.min()), float(ys.max())
     if log:
         return (low / 1.1, high * 1.1) if high > low * 1.01 else (low / 2, high * 2)
@@ -240,40 +244,43 @@ def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> str:
     return "".join(parts)
 
 
-def _runs(*rows: Array) -> list[slice]:
+def runs(*rows: Array) -> list[slice]:
     """Stretches in which every row is finite."""
     good = np.isfinite(np.stack(rows)).all(axis=0)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(np.int8)))
     return [slice(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-def _points(x: Array, y: Array) -> str:
+def points(x: Array, y: Array) -> str:
+    """The points of an SVG polyline."""
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def _line(curve: Curve, name: str, across: Scale, up: Scale) -> str:
+def line(curve: Curve, name: str, across: Scale, up: Scale) -> str:
+    """A curve as SVG, in pieces where it has gaps; `name`: its style."""
     x, y = across(curve.xs), up(curve.ys)
     parts = []
-    for run in _runs(x, y):
+    for run in runs(x, y):
         if run.stop - run.start == 1:
             parts.append(f'<circle class="line {name}" cx="{x[run][0]:.1f}" cy="{y[run][0]:.1f}" r="2.5"/>')
         else:
-            parts.append(f'<polyline class="line {name}" points="{_points(x[run], y[run])}"/>')
+            parts.append(f'<polyline class="line {name}" points="{points(x[run], y[run])}"/>')
     return "".join(parts)
 
 
-def _band(curve: Curve, name: str, across: Scale, up: Scale) -> str:
+def band(curve: Curve, name: str, across: Scale, up: Scale) -> str:
+    """The band around a curve as SVG."""
     if curve.band is None:
         return ""
     floor = 10**up.low if up.log else -math.inf
     x, low, high = across(curve.xs), up(np.maximum(curve.band[0], floor)), up(np.maximum(curve.band[1], floor))
     return "".join(
-        f'<polygon class="band {name}" points="{_points(x[run], low[run])} {_points(x[run][::-1], high[run][::-1])}"/>'
-        for run in _runs(x, low, high)
+        f'<polygon class="band {name}" points="{points(x[run], low[run])} {points(x[run][::-1], high[run][::-1])}"/>'
+        for run in runs(x, low, high)
     )
 
 
-def _numbers(values: Array, digits: int | None = None) -> list[float | None]:
+def numbers_of(values: Array, digits: int | None = None) -> list[float | None]:
     """Plain numbers for JSON, to four significant figures or `digits` decimals; None where not finite."""
     return [
         None if not math.isfinite(v) else round(v, digits) if digits is not None else float(f"{v:.4g}")

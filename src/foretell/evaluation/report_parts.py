@@ -209,7 +209,78 @@ class Rollouts:
             raise ValueError(f"rollouts {self.title}: 0 to 60 frames per second, got {self.frames_per_second}")
 
 
-Panel = Chart | Comparison | Histogram | Table | Rollouts
+Draw = Literal["line", "thin", "dashed", "dots", "bars", "steps"]
+Colour = Literal["model", "baseline", "other0", "other1", "other2", "other3", "ink"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace(Curve):
+    """One series of a lane. draw: a line, a thin or dashed one, dots, bars from zero, or steps that hold until the next value.
+
+    colour: named as in the page's style; traces of one colour belong together. Bars of height 0 are not drawn.
+    """
+
+    draw: Draw = "line"
+    colour: Colour = "model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """Series over each other on a scale of their own. label: what it shows, with its unit.
+
+    shaded: (low, high) of a range to aim at. height: how tall it is beside the others. limits: the ends of the scale;
+    None fits them to the values. log: on a logarithmic scale.
+    """
+
+    label: str
+    traces: Sequence[Trace]
+    shaded: tuple[float, float] | None = None
+    height: float = 1.0
+    limits: tuple[float, float] | None = None
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.traces:
+            raise ValueError(f"lane {self.label}: at least one trace expected")
+        if not self.height > 0:
+            raise ValueError(f"lane {self.label}: a height above 0 expected, got {self.height}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Something that happened at x, drawn through all lanes. alarm: whether it asks for attention."""
+
+    x: float
+    label: str
+    alarm: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """Lanes under each other on one axis of time, for a day of a patient or a shift of a machine.
+
+    span: the ends of the axis; None fits them to the values. every: distance between its ticks; None chooses.
+    clock: x are hours of the day, written 06:00. wide: over the whole page, else as wide as a chart.
+    """
+
+    title: str
+    lanes: Sequence[Lane]
+    marks: Sequence[Mark] = ()
+    x_label: str = "hours"
+    span: tuple[float, float] | None = None
+    every: float | None = None
+    clock: bool = False
+    wide: bool = True
+    reading: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.lanes:
+            raise ValueError(f"timeline {self.title}: at least one lane expected")
+        if self.every is not None and not self.every > 0:
+            raise ValueError(f"timeline {self.title}: ticks more than 0 apart expected, got {self.every}")
+
+
+Panel = Chart | Comparison | Histogram | Table | Rollouts | Timeline
 
 
 @dataclass(frozen=True, kw_only=True)
