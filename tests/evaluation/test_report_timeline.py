@@ -49,7 +49,7 @@ def page(panel: Timeline, path: Path) -> str:
 def test_a_day_is_drawn_and_told_in_words(tmp_path: Path) -> None:
     source = page(day(Mark(x=12.5, label="meal untold"), Mark(x=13, label="surprise", alarm=True)), tmp_path / "r.html")
     assert '<article class="panel wide"><h3>A day</h3>' in source
-    (words,) = re.findall(r'timeline"[^>]*aria-label="([^"]*)"', source)
+    (words,) = re.findall(r'timeline broad"[^>]*aria-label="([^"]*)"', source)
     assert "level (mg/dL): readings 60 to 180" in words
     assert words.endswith("12:30: meal untold. 13:00: surprise.")
     assert source.count('<circle class="dots ink"') == int((HOURS <= 20).sum())

@@ -47,8 +47,9 @@ def gymnasium_episodes(
 
     Observations: a Box of 8-bit (H, W) or (H, W, 1 to 4) is an image, any other Box a vector, flattened; a Discrete
     one is one-hot; a Dict holds one channel each. Actions: a Box, flattened, with its bounds; a Discrete one is
-    one-hot, bounds 0 and 1. A `notice` in its metadata becomes the spec's. An episode ends when the environment says so, or after `max_steps` actions.
-    options go to the environment. Raises SpecError for an id, an option or a space that does not fit.
+    one-hot, bounds 0 and 1. A `notice` in the environment's metadata becomes the spec's. An episode ends when the
+    environment says so, or after `max_steps` actions. options go to the environment. Raises SpecError for an id, an
+    option or a space that does not fit.
     """
     try:
         env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **options)

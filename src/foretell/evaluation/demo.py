@@ -40,7 +40,7 @@ def run_demo(out: Path, *, seed: int, listener: Listener, settings: Experiment =
 
     An earlier demo in `out` is replaced. Raises DataError where `out` holds anything else, or cannot be written.
     """
-    _clear(out, listener)
+    clear(out, listener)
     started = time.perf_counter()
     done = run_experiment(settings, out, seed=seed, listener=listener)
     listener.say("writing the report")
@@ -59,8 +59,8 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def _clear(out: Path, listener: Listener) -> None:
-    """Make `out` an empty folder that is marked as a demo's."""
+def clear(out: Path, listener: Listener) -> None:
+    """Make `out` an empty folder that is marked as a demo's; DataError where it holds anything but an earlier one."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise DataError(f"{out}: a folder expected; choose another --out")
     if out.exists() and any(out.iterdir()):

@@ -52,7 +52,7 @@ def report(
     notice: str = "",
 ) -> Report:
     """The page. log: records of training. stages: seconds of each stage. notice: of the world's spec."""
-    sections = [_planning(made, rollouts, block), _forecasting(made, calibration), _training(log, stages)]
+    sections = [_planning(made, rollouts, block), _forecasting(made, calibration), training_section(log, stages)]
     heads = _headlines(made)
     return Report(
         title=title,
@@ -202,7 +202,8 @@ def _forecasting(made: Evaluation, calibration: Mapping[str, Any] | None) -> Sec
     return Section(title="Forecasting", panels=panels)
 
 
-def _training(log: Sequence[Mapping[str, Any]], stages: Mapping[str, float] | None) -> Section:
+def training_section(log: Sequence[Mapping[str, Any]], stages: Mapping[str, float] | None) -> Section:
+    """Losses, latent spread and times; arguments as in `report`."""
     panels: list[Panel] = []
     if log:
         steps = [r["step"] for r in log]

@@ -187,8 +187,7 @@ def _panel(panel: Panel, budget: int) -> str:
             body = _player(panel, budget)
         case Timeline():
             body = timeline(panel)
-    whole = panel.wordy if isinstance(panel, Table) else panel.wide if isinstance(panel, Timeline) else False
-    wide = " wide" if isinstance(panel, Rollouts) or whole else ""
+    wide = " wide" if isinstance(panel, Rollouts) or (isinstance(panel, Table | Timeline) and panel.wide) else ""
     reading = f'<p class="reading">{escape(panel.reading)}</p>' if panel.reading else ""
     return f'<article class="panel{wide}"><h3>{escape(panel.title)}</h3>{reading}{body}</article>'
 
@@ -196,7 +195,8 @@ def _panel(panel: Panel, budget: int) -> str:
 def _table(panel: Table) -> str:
     head = "".join(f"<th>{escape(c)}</th>" for c in panel.columns)
     rows = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in panel.rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    style = ' class="wordy"' if panel.wordy else ""
+    return f'<div class="scroll"><table{style}><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _player(panel: Rollouts, budget: int) -> str:

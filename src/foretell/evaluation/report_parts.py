@@ -124,8 +124,9 @@ class Histogram:
     reading: str = ""
 
 
-_WORDY = 40
-"""Letters beyond which a table's cell is more than a figure or a name."""
+_WORDY, _BROAD, _BETWEEN = 40, 60, 3
+"""Letters beyond which a table's cell is more than a figure or a name, those of a row that half a page holds, and those
+that go between two columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,12 @@ class Table:
     def wordy(self) -> bool:
         """Whether its cells hold sentences, which take the whole width of a page."""
         return any(len(cell) > _WORDY for row in self.rows for cell in row)
+
+    @property
+    def wide(self) -> bool:
+        """Whether it takes the whole width of a page."""
+        columns = zip(self.columns, *self.rows, strict=True)
+        return self.wordy or sum(max(map(len, column)) + _BETWEEN for column in columns) > _BROAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,9 +222,10 @@ Colour = Literal["model", "baseline", "other0", "other1", "other2", "other3", "i
 
 @dataclass(frozen=True, kw_only=True)
 class Trace(Curve):
-    """One series of a lane. draw: a line, a thin or dashed one, dots, bars from zero, or steps that hold until the next value.
+    """One series of a lane.
 
-    colour: named as in the page's style; traces of one colour belong together. Bars of height 0 are not drawn.
+    draw: a line, a thin or dashed one, dots, bars from zero, or steps that hold until the next value. colour: named as
+    in the page's style; traces of one colour belong together. Bars of height 0 are not drawn.
     """
 
     draw: Draw = "line"

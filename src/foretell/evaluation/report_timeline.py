@@ -55,8 +55,10 @@ def timeline(panel: Timeline) -> str:
         for x in [float(across(m.x))]
     ]
     told = {"box": [LEFT, top, width - RIGHT, at], "x": panel.x_label, "clock": panel.clock, "curves": curves}
-    keys = dict.fromkeys((t.name, t.draw, t.colour) for traces in lanes for t in traces)
-    legend = "".join(f'<span class="key {draw} {colour}"><i></i>{escape(name)}</span>' for name, draw, colour in keys)
+    keys: dict[tuple[str, str], str] = {}
+    for trace in (t for traces in lanes for t in traces):
+        keys.setdefault((trace.name, trace.colour), f"{trace.draw} {trace.colour}")
+    legend = "".join(f'<span class="key {key}"><i></i>{escape(name)}</span>' for (name, _), key in keys.items())
     return (
         f'<div class="legend">{legend}</div><div class="scroll"><div class="plot">'
         f'<svg class="chart timeline{" broad" * panel.wide}" viewBox="0 0 {width} {at + _BOTTOM:.0f}" role="img"'
@@ -125,9 +127,8 @@ def _lane(lane: Lane, traces: Sequence[Trace], across: Scale, up: Scale) -> Iter
     top, bottom = up.stop, up.start
     if lane.shaded is not None:
         low, high = (float(np.clip(up(v), top, bottom)) for v in lane.shaded)
-        yield (
-            f'<rect class="shade" x="{LEFT}" width="{across.stop - LEFT:.0f}" y="{high:.1f}" height="{low - high:.1f}"/>'
-        )
+        place = f'y="{high:.1f}" height="{low - high:.1f}"'
+        yield f'<rect class="shade" x="{LEFT}" width="{across.stop - LEFT:.0f}" {place}/>'
     few = max(2, round((bottom - top) / 40))
     for value in log_ticks(10**up.low, 10**up.high)[:: 1 if few > 2 else 2] if up.log else ticks(up.low, up.high, few):
         y = float(up(value))

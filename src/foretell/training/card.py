@@ -1,4 +1,4 @@
-"""RUN/card.md: for people, what a model is, what it learned from, what it does not know, and how far it is calibrated."""
+"""RUN/card.md, for people: what a model is, what it learned from, what it does not know, how far it is calibrated."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def _at(
     these = [int(i) for i in np.flatnonzero(chosen)]
     for i in these:
         others[i] = _otherwise(kind, plans[i], ward, i, rngs[i])
-    one, other = (_followed(ward.copied(), each) for each in (plans, others))
+    one, other = (followed(ward.copied(), each) for each in (plans, others))
     for i in these:
         yield (
             i,
@@ -105,8 +105,8 @@ def _at(
         )
 
 
-def _followed(ward: Ward, plans: Array) -> Array:
-    """(n, 49) mg/dL that plans (n, 48, 3) lead to."""
+def followed(ward: Ward, plans: Array) -> Array:
+    """(n, K + 1) mg/dL in plasma that plans (n, K, 2 or more) lead to, the first one now; the ward lives on."""
     found = [ward.glucose]
     for actions in plans.swapaxes(0, 1):
         ward.step(actions)

@@ -1,0 +1,166 @@
+"""`foretell demo glucose`, much reduced: every answer is given, and what is left behind can be asked further."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.evaluation.test_report import Page
+
+from foretell.cli.main import main
+from foretell.evaluation import glucose_demo
+from foretell.evaluation.glucose_demo import TRAINING_SETTINGS, GlucoseDemo
+from foretell.model.world_model import ModelConfig
+from foretell.worlds.glucose import TRAINING
+
+QUICK = GlucoseDemo(
+    training=replace(
+        TRAINING_SETTINGS,
+        model=ModelConfig(latent=4, block=6, look=24, grounded=("glucose",), features=8, width=8, depth=1),
+        steps=20,
+        batch=8,
+        length=9,
+        warmup=1,
+        log_steps=1,
+    ),
+    patients=("adolescent#008", "adult#008"),
+    patient="adult#008",
+    episodes=28,
+    others=14,
+    judged=28,
+    fitted=3,
+    law_steps=5,
+    lives=1,
+    asked=2,
+    days=1,
+    each=1,
+)
+NOTICE = "For research. Not a medical device."
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = partial(glucose_demo.run_glucose_demo, settings=QUICK)
+    monkeypatch.setattr(glucose_demo, "run_glucose_demo", made)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("glucose") / "runs" / "demo"
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_four_answers_about_a_patient_and_beside_them_those_of_all(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = shown(capsys, "demo", "glucose", "--out", str(place))
+    assert json.loads((place / "report.json").read_text()) == result
+    assert (result["notice"], result["patient"]) == (NOTICE, "adult#008")
+    assert result["patients"] == ["adolescent#008", "adult#008"]
+    for part in ("forecast", "treatment"):
+        assert result[part].keys() == {"patient", "all"}
+    assert result["forecast"]["patient"]["minutes"] == [30, 60, 120, 240]
+    assert all(x > 0 for who in result["forecast"].values() for x in (*who["rmse"], *who["last_reading"]))
+    assert result["coverage_90"].keys() == {"patient", "all", "adult", "adolescent"}
+    asked = result["what_if"]["questions"]
+    assert [q["asked"] for q in asked][2:5] == [
+        "no basal rate for two hours",
+        "30 U instead, all that the pump can give",
+        "40 U instead",
+    ]
+    for q in asked:
+        assert q["answered"] == (not q["reasons"])
+        assert (q["effect"] is not None) == q["answered"]
+        assert len(q["true_effect"]) == 49
+    assert not asked[3]["answered"]
+    assert asked[4]["reasons"] == ["what-if: other plan: action bolus must be within [0, 30], got [0, 40]"]
+    # A forgotten bolus leaves glucose higher, in the simulator at least.
+    assert asked[0]["true_effect"][48] > 5
+    for who in result["treatment"].values():
+        for treatment in ("planned", "usual"):
+            assert who[treatment]["tir"] + who[treatment]["below_70"] + who[treatment]["above_180"] == pytest.approx(1)
+    assert result["trust"]["all"]["ordinary"]["lives"] == 2
+    assert len(result["trust"]["all"]) == 3
+    assert {"record", "train", "calibrate", "forecast", "what_if", "treat", "watch", "total"} == set(result["seconds"])
+
+
+def test_the_page_says_whom_it_is_about_and_what_it_is_not_for(place: Path) -> None:
+    source = (place / "report.html").read_text()
+    page = Page(source)
+    text = " ".join(page.texts)
+    assert source.index(NOTICE) < source.index("<h1>")
+    for words in (
+        "1. Forecast",
+        "A day of adult#008",
+        "Calibration by subgroup",
+        "Overlap: where the logs varied treatment",
+        "2. What if",
+        "action bolus must be within [0, 30], got [0, 40]",
+        "3. Treatment",
+        "as prescribed",
+        "4. May it say so",
+        "jumps about by 30 mg/dL",
+        "the sensor fails",
+    ):
+        assert words in text
+    described = [v for tag, k, v in page.attributes if tag == "svg" and k == "aria-label"]
+    assert any("A day of adult#008. glucose (mg/dL): true glucose" in (v or "") for v in described)
+
+
+def test_the_run_that_is_left_can_be_asked_and_watched_with(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, later = str(place / "run"), str(tmp_path / "later")
+    options = ("--set", "patients=adult#008", "--set", "days=1", "--seed", "7")
+    assert main(["record", "glucose", "--episodes", "1", "--out", later, *options]) == 0
+    for command in (
+        ["what-if", run, later, "--at", "200", "--set", "basal=0"],
+        ["watch", run, later, "--level", "0.5", "--report", str(tmp_path / "watched.html")],
+        ["overlap", run],
+        ["info", run],
+        ["info", later],
+    ):
+        assert shown(capsys, *command)["notice"] == NOTICE
+        (tmp_path / "watched.html").unlink(missing_ok="--report" not in command)
+        assert main(command) == 0
+        assert capsys.readouterr().out.startswith(NOTICE)
+    source = (tmp_path / "watched.html").read_text() if (tmp_path / "watched.html").exists() else NOTICE + "<h1>"
+    assert source.index(NOTICE) < source.index("<h1>")
+    card = (place / "run" / "card.md").read_text()
+    assert f"**{NOTICE}**" in card
+    assert "Calibrated on 14 other days of the patients" in card
+    assert f"| groups (patients, machines) | {len(TRAINING)}, all or none" in card
+    assert not [name for name in TRAINING if name in card]
+
+
+def test_an_earlier_demo_is_replaced_and_what_is_none_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "demo.json").write_text('{"kind": "foretell demo"}')
+    (tmp_path / "run.partial").write_text("killed here")
+    assert main(["demo", "glucose", "--out", str(tmp_path)]) == 0
+    printed, said = capsys.readouterr()
+    assert "replacing the earlier demo" in said
+    assert not (tmp_path / "run.partial").exists()
+    assert printed.startswith(NOTICE)
+    assert f"wrote {tmp_path / 'report.html'} and {tmp_path / 'report.json'}" in printed
+    (tmp_path / "demo.json").unlink()
+    assert main(["demo", "glucose", "--out", str(tmp_path)]) == 2
+    assert "a new folder or an earlier demo expected" in capsys.readouterr().err
+
+
+def test_an_unknown_world_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "glucos"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "demo: a world of two_rooms, glucose expected, got 'glucos'" in line
