@@ -17,6 +17,7 @@ from foretell.model.world_model import WorldModel
 from foretell.planning import Choose, Controller, ControllerConfig
 from foretell.planning.response import Response
 from foretell.trust.conformal import TrackedQuantile
+from foretell.trust.departures import KINDS, SENSOR, Departures
 from foretell.worlds.glucose import BasalBolus, Ward
 from foretell.worlds.glucose.behaviour import TWO_HOURS
 from foretell.worlds.glucose.ward import HIGHEST_BASAL, MINUTES
@@ -115,7 +116,10 @@ class Planned(Usual):
     floor: mg/dL that the lower bound of the forecast should stay above; what lies below costs `weight` times as much
     as what lies above `high` mg/dL. beyond: share of outcomes that may lie below the lower bound. doubt: standard
     deviations by which a patient may answer more strongly than believed. wait: blocks that a plan cannot change.
-    suspend: mg/dL below which the pump gives nothing, whatever is planned.
+    suspend: mg/dL below which the pump gives nothing, whatever is planned. watch: of glucose, its forecasts at each half
+    hour, basal rate and bolus; where it finds, at a `level` of false alarms, that the sensor or the doses are not what
+    they were, it hands over for good: the basal rate and boluses as prescribed, whatever the sensor shows. Of other
+    alarms it only tells (`said`): doses become smaller by themselves where forecasts fail.
     """
 
     def __init__(
@@ -123,7 +127,9 @@ class Planned(Usual):
         ward: Ward,
         model: WorldModel,
         *,
-        floor: float = 75.0,
+        watch: Departures | None = None,
+        level: float = 0.05,
+        floor: float = 80.0,
         high: float = 140.0,
         weight: float = 100.0,
         beyond: float = 0.05,
@@ -136,6 +142,11 @@ class Planned(Usual):
         self.wait, block, horizon = wait, model.config.block, len(ERRORS)
         self._steps, self._basal = horizon * block, torch.from_numpy(self.rules.basal).float()
         self._pending, self._age = np.zeros(len(ward)), np.zeros(len(ward))
+        self.watch, self.level = watch, level
+        self.handed = np.zeros(len(ward), np.bool_)
+        self.said: list[tuple[int, int, list[str]]] = []
+        self._alarmed = torch.zeros(len(ward), len(KINDS), dtype=torch.bool)
+        self._departing = None if watch is None else watch.start(len(ward))
         self.response = Response.start(len(ward))
         start = torch.tensor(ERRORS).mul(_MARGIN).repeat(len(ward), 1)
         self.margin = TrackedQuantile(current=start, target=beyond, rate=_RATE)
@@ -149,23 +160,37 @@ class Planned(Usual):
 
     def act(self, observed: dict[str, Array], there: dict[str, NDArray[np.bool_]]) -> Array:
         """See `Treats`."""
-        asked = super().act(observed, there)[:, 1]
-        self._age = np.where(asked > 0, 0, self._age + 1)
-        self._pending = np.where(asked > 0, asked, np.where(self._age <= _LATEST, self._pending, 0))
         seen = {n: torch.from_numpy(x).float() for n, x in observed.items()}
         known = {n: torch.from_numpy(x)[:, None] for n, x in there.items()}
-        if self._ward.time % self.controller.block == 0:
-            self._learn(torch.where(known["glucose"], seen["glucose"], torch.nan))
-        told = seen["meal"][:, None]
-        planned, state = self.controller.step(seen, self.state, known, ahead=told)
+        now = torch.where(known["glucose"], seen["glucose"], torch.nan)
+        self._watch(now, self._learn(now) if self._ward.time % self.controller.block == 0 else None)
+        blind = self.handed[:, None]
+        prescribed = super().act({**observed, "glucose": np.where(blind, _TARGET, observed["glucose"])}, there)
+        asked = prescribed[:, 1]
+        self._age = np.where(asked > 0, 0, self._age + 1)
+        self._pending = np.where(asked > 0, asked, np.where(self._age <= _LATEST, self._pending, 0))
+        planned, state = self.controller.step(seen, self.state, known, ahead=seen["meal"][:, None])
         given = planned.double().numpy()
         given[:, 0] *= self.rules.known >= self.suspend
+        given[:, :2] = np.where(blind, prescribed, given[:, :2])
         self._pending = np.where(given[:, 1] > 0, 0, self._pending)
         # As it was given, not as it was planned.
         self.state = state.executed(torch.from_numpy(given).float())
         self._latents.append(self.state.latents[-1])
         self._given.append(self.state.actions[:, -1])
         return given[:, :2]
+
+    def _watch(self, now: Tensor, errors: Tensor | None) -> None:
+        """Hand over, or tell, where readings (n, 1), errors (n, K, 1) or the last actions depart from calibration."""
+        if self.watch is None or self._departing is None:
+            return
+        last = self._given[-1][:, :2] if self._given else None
+        found, self._departing = self.watch.step(now, errors, last, self._departing)
+        alarms = found.alarms(self.level)
+        for i in (alarms & ~self._alarmed).any(1).nonzero()[:, 0].tolist():
+            self.said.append((self._ward.time, i, found.reasons(i, self.watch.channel, level=self.level)))
+        self._alarmed |= alarms
+        self.handed |= alarms[:, [KINDS.index(k) for k in (*SENSOR, "dose")]].any(1).numpy()
 
     def _propose(self, context: Tensor, past: Tensor, goal: Tensor | None) -> Tensor:
         """(B, S, K, block * 3) the usual rate times each factor for two hours, then as usual, with each share of the
@@ -196,13 +221,14 @@ class Planned(Usual):
         return cost
 
     @torch.no_grad()
-    def _learn(self, now: Tensor) -> None:
+    def _learn(self, now: Tensor) -> Tensor:
         """From a reading (n, 1), NaN where there is none: what had been expected of it, at each horizon, of the actions
-        since then, with and without their boluses.
+        since then, with and without their boluses. Returns by how much it was off (n, K, 1), NaN where unknown.
         """
+        off = torch.full_like(self.margin.current, torch.nan)
         block, count = self.controller.block, len(self._given) // self.controller.block
         if not count:
-            return
+            return off[..., None]
         given, batch = torch.stack(list(self._given), dim=1), len(now)
         latents, plans = [], torch.zeros(count, batch, 2, count * block, given.shape[-1])
         for k in range(1, count + 1):
@@ -221,13 +247,18 @@ class Planned(Usual):
         scores = torch.full_like(self.margin.current, torch.nan)
         scores[:, :count] = given_none + self.response.mean[:, None] * (given_all - given_none) - now
         self.margin = self.margin.after(scores)
+        off[:, :count] = given_all - now
+        return off[..., None]
 
 
-def treat(ward: Ward, treats: Callable[[Ward], Treats], steps: int) -> Array:
-    """(n, steps) true glucose in mg/dL after each step of a ward under treatment."""
+def treat(
+    ward: Ward, treats: Callable[[Ward], Treats], steps: int, before: Callable[[Ward], None] = lambda ward: None
+) -> Array:
+    """(n, steps) true glucose in mg/dL after each step of a ward under treatment. before: called before each step."""
     doctor = treats(ward)
     found = []
     for _ in range(steps):
+        before(ward)
         ward.step(doctor.act(*ward.observed()))
         found.append(ward.glucose)
     return np.stack(found, axis=1)

@@ -38,13 +38,14 @@ def p_values(reference: Tensor, scores: Tensor) -> Tensor:
     return (1.0 + len(reference) - below).double() / (len(reference) + 1)
 
 
-def tail_of(reference: Tensor) -> Tensor:
-    """The Pareto tail fitted to the highest `TAIL` of scores (n,) ascending (Hill 1975), (3,) float64: where it begins,
-    its exponent, and the share of the scores beyond. All 0 where fewer than `FEWEST` are, or scores are not positive.
+def tail_of(reference: Tensor, *, share: float = TAIL, fewest: int = FEWEST) -> Tensor:
+    """The Pareto tail fitted to the highest `share` of scores (n,) ascending (Hill 1975), (3,) float64: where it
+    begins, its exponent, and the share of the scores beyond. All 0 where fewer than `fewest` are, or scores are not
+    positive.
     """
-    count = int(len(reference) * TAIL)
+    count = int(len(reference) * share)
     none = torch.zeros(3, dtype=torch.float64)
-    if count < FEWEST:
+    if count < fewest:
         return none
     threshold = float(reference[-count - 1])
     if threshold <= 0:

@@ -71,6 +71,12 @@ class Simulator:
         """(n,) mg/dL under the skin, where sensors measure: some ten minutes behind plasma."""
         return np.asarray(self._food[_SENSED] / self.patients["Vg"])
 
+    def answer(self, sensitivity: Array) -> None:
+        """From now on insulin does so many times (n,) what it does to the patients as published."""
+        self.sensitivity = np.asarray(sensitivity, np.float64)
+        self._stops = self.sensitivity * self.patients["kp3"]
+        self._uses = self.sensitivity * self.patients["Vmx"]
+
     def eat(self, carbohydrates: Array) -> None:
         """Put so many g (n,) on the table: they are eaten at 5 g a minute."""
         self.to_eat += carbohydrates
@@ -106,8 +112,7 @@ class Simulator:
         self._per_kg = PMOL / p["BW"]
         self._empty = (p["kmax"] - p["kmin"]) / 2
         self._absorbed = p["f"] * p["kabs"] / p["BW"]
-        self._stops = self.sensitivity * p["kp3"]
-        self._uses = self.sensitivity * p["Vmx"]
+        self.answer(self.sensitivity)
         rates = np.zeros((n, 9, 9))
         for row, column, rate in (
             (_IN_PLASMA, _IN_PLASMA, -(p["m2"] + p["m4"])),
