@@ -337,7 +337,7 @@ SETTINGS = TrainConfig(
     objective=ObjectiveConfig(prediction=0.1, sigreg=0.1, slices=16, inverse=0.0, spread="state", settle=0, ramp=1),
     steps=300,
     batch=32,
-    length=46,
+    length=36,
     learning_rate=2e-3,
     weight_decay=0.05,
     warmup=30,
