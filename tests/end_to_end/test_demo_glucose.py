@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from functools import partial
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tests.evaluation.test_report import Page
 
+from foretell.cli.demo import Demo
 from foretell.cli.main import main
 from foretell.evaluation import glucose_demo
 from foretell.evaluation.glucose_demo import TRAINING_SETTINGS, GlucoseDemo
@@ -31,7 +34,7 @@ QUICK = GlucoseDemo(
     patient="adult#008",
     episodes=28,
     others=14,
-    judged=28,
+    judged=4,
     fitted=3,
     law_steps=5,
     lives=1,
@@ -64,7 +67,16 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]
 def test_four_answers_about_a_patient_and_beside_them_those_of_all(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = shown(capsys, "demo", "glucose", "--out", str(place))
+    # What a demo that was killed leaves.
+    place.mkdir(parents=True)
+    (place / "demo.json").write_text('{"kind": "foretell demo"}')
+    (place / "run.partial").write_text("killed here")
+    capsys.readouterr()
+    assert main(["demo", "glucose", "--out", str(place), "--json"]) == 0
+    printed, said = capsys.readouterr()
+    assert "replacing the earlier demo" in said
+    assert not (place / "run.partial").exists()
+    result = json.loads(printed)
     assert json.loads((place / "report.json").read_text()) == result
     assert (result["notice"], result["patient"]) == (NOTICE, "adult#008")
     assert result["patients"] == ["adolescent#008", "adult#008"]
@@ -144,20 +156,24 @@ def test_the_run_that_is_left_can_be_asked_and_watched_with(
     assert not [name for name in TRAINING if name in card]
 
 
-def test_an_earlier_demo_is_replaced_and_what_is_none_is_left_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_people_are_shown_a_table_and_other_folders_are_left_alone(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "demo.json").write_text('{"kind": "foretell demo"}')
-    (tmp_path / "run.partial").write_text("killed here")
-    assert main(["demo", "glucose", "--out", str(tmp_path)]) == 0
-    printed, said = capsys.readouterr()
-    assert "replacing the earlier demo" in said
-    assert not (tmp_path / "run.partial").exists()
+    text = io.StringIO()
+    Demo(world="glucose", out=place).show(
+        json.loads((place / "report.json").read_text()), Console(file=text, width=120)
+    )
+    printed = text.getvalue()
     assert printed.startswith(NOTICE)
-    assert f"wrote {tmp_path / 'report.html'} and {tmp_path / 'report.json'}" in printed
-    (tmp_path / "demo.json").unlink()
+    for words in ("forecast error, 240 min ahead", "what-ifs answered", "time below 70, planned", "alarmed: ordinary"):
+        assert words in printed
+    assert f"wrote {place / 'report.html'} and {place / 'report.json'}" in printed
+    assert Demo(world="glucose").folder == Path("runs/demo-glucose")
+    assert Demo().folder == Path("runs/demo")
+    (tmp_path / "mine").write_text("mine")
     assert main(["demo", "glucose", "--out", str(tmp_path)]) == 2
     assert "a new folder or an earlier demo expected" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
 def test_an_unknown_world_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:

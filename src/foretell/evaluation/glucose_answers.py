@@ -35,6 +35,8 @@ HORIZONS = tuple(range(6, AHEAD + 1, 6))
 """Steps ahead that intervals are made for: half hours, up to four of them hours."""
 MINUTES_AHEAD = (30, 60, 120, 240)
 LEVEL = 0.9
+_RATE = 0.005
+"""How fast widths follow: at four times as fast a quarter of the intervals has no ends, after bad hours."""
 NOON = DAY + DAY // 2
 """The step at which sensors fail."""
 FAULTS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
@@ -176,7 +178,7 @@ def foreseen(model: WorldModel, episode: Episode, around: Intervals) -> Foreseen
     """Forecast an episode as it goes on; widths follow what turns out."""
     seen, truth = see(model, episode), readings(episode)
     said = ahead(model, Grounded(model, "glucose"), seen.latents, seen.actions, HORIZONS)
-    live = LiveIntervals(around, level=LEVEL)
+    live = LiveIntervals(around, level=LEVEL, rate=_RATE)
     ends = [live.step(one, now) for one, now in zip(said, truth, strict=True)]
     low, high = (torch.stack(each)[:, :, 0].double().numpy() for each in zip(*ends, strict=True))
     return Foreseen(episode.group, truth[:, 0].double().numpy(), said[:, :, 0].double().numpy(), low, high)
