@@ -21,7 +21,7 @@ def test_forecasts_are_printed_under_their_ids() -> None:
 
 def test_what_a_regression_sees_holds_nothing_of_what_follows() -> None:
     pytest.importorskip("sklearn", reason="pip install -e '.[dev]'")
-    from benchmarks.glucose import features, last_reading, moments
+    from benchmarks.glucose_made import features, last_reading, moments
 
     from foretell.worlds.glucose import HELD_OUT, Options, logged
 

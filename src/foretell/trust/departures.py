@@ -2,7 +2,8 @@
 
 Surprise and novelty look at latents one prediction at a time. What is wrong with a patient, a machine or a sensor often
 shows otherwise: in forecasts that err a little, always to the same side, for hours; in a value that stands still or
-jumps; in doses far beyond those before. Each of these is one number at each step, judged by the highest of whole calibration episodes.
+jumps; in doses far beyond those before. Each of these is one number at each step, judged by the highest of whole
+calibration episodes.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ _USUAL = 3
 class Departing:
     """What is known of B streams between two steps. Nothing in it is changed in place.
 
-    before: (B, F) the values of the step before, NaN where there was none; last: the latest that were there. standing: (B, F) steps for which each has stood still.
-    means: (B, H, F) lasting means of errors, in units of what is usual. done: (B, 2, A) how often each action was not 0,
-    and the sum of its sizes then.
+    before: (B, F) the values of the step before, NaN where there was none; last: the latest that were there.
+    standing: (B, F) steps for which each has stood still. means: (B, H, F) lasting means of errors, in units of what is
+    usual. done: (B, 2, A) how often each action was not 0, and the sum of its sizes then.
     """
 
     before: Tensor
@@ -89,13 +90,13 @@ class Departures(nn.Module):
 
     error: the highest error of a forecast `NEAR` horizons ahead or less, drift: the highest lasting mean of errors to
     one side, at any horizon, both in units of what is usual at that horizon. stuck: for how many steps a value has been
-    exactly the same. jump: how far it moved in a step. dose: how many times as large as this stream's usual, where it is
-    not 0, an action is.
+    exactly the same. jump: how far it moved in a step. dose: how many times as large as this stream's usual an action
+    is, the usual of those that are not 0.
 
     channel: its name. horizons: of forecasts, raw steps. memory: steps over which lasting means forget all but 1/e.
-    every: steps from one comparison with forecasts to the next. centre, spread: (H, F) of errors. ends: (2, F) the lowest
-    and the highest value of calibration episodes. highest: (5, n)
-    ascending, of calibration episodes, with their tails. actions: A, those that are watched.
+    every: steps from one comparison with forecasts to the next. actions: A, those that are watched. centre, spread:
+    (H, F) of errors. ends: (2, F) the lowest and the highest value of calibration episodes. highest: (5, n) ascending,
+    of whole calibration episodes, with their tails.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What goes wrong unannounced: another kind of patient, a sensor, doses, an illness. Nothing is trained on any of it."""
+"""What goes wrong unannounced: another kind of patient, a sensor, doses, an illness. Nothing is trained on it."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class _Faulty:
 def disturbed(
     event: Event, options: Options, count: int, *, seed: int, boluses: float = BOLUSES
 ) -> Iterator[tuple[Episode, int]]:
-    """`count` episodes of logged care in which an event happens, each with its onset: some step of the first half of the
-    second day; for children, 0. Episode i depends on (seed, i) alone and is, before the onset, the ordinary one.
+    """`count` episodes of logged care in which an event happens, each with its onset: some step of the first half of
+    the second day; for children, 0. Episode i depends on (seed, i) alone and is, before the onset, the ordinary one.
 
     Raises SpecError for another event and for episodes shorter than two days.
     """
