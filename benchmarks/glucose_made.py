@@ -55,7 +55,7 @@ EPISODES = 2800
 SETTINGS = TrainConfig(
     model=ModelConfig(latent=32, block=6, look=DAY, grounded=("glucose",), features=96, width=192),
     objective=ObjectiveConfig(prediction=0.1, sigreg=0.1, slices=32, inverse=0.0, spread="state", settle=0, ramp=1),
-    steps=8000,
+    steps=9000,
     batch=64,
     length=9,
     weight_decay=0.01,
