@@ -406,20 +406,12 @@ def imagined(model: WorldModel, patient: Patient, seen: int) -> Array:
     # The step before the first dose, or that of the last concentration seen.
     now = block + (int(np.rint(patient.times[patient.measured[seen - 1]] / MINUTES)) if seen else -1)
     count = math.ceil((patient.times[-1] / MINUTES + block - now) / block) + 1
-    whole = episode(patient, block, now + (count + 1) * block)
-    values, valid = dict(whole.observations), dict(whole.valid)
-    # Alone what was seen: a step may hold the mean of it and of a concentration that is asked.
-    before = episode(
-        replace(patient, logs=np.where(np.arange(len(patient.logs)) < rows[0], patient.logs, np.nan)), block, len(whole)
-    )
-    values["concentration"], valid["concentration"] = (
-        before.observations["concentration"],
-        before.valid["concentration"],
-    )
+    known = np.where(np.arange(len(patient.logs)) < rows[0], patient.logs, np.nan)
+    whole = episode(replace(patient, logs=known), block, now + (count + 1) * block)
     starts = np.arange(now - block + 1, now + 1)
     looked = model.looking_back(
-        {n: torch.from_numpy(x)[None] for n, x in values.items()},
-        {n: torch.from_numpy(x)[None] for n, x in valid.items()},
+        {n: torch.from_numpy(x)[None] for n, x in whole.observations.items()},
+        {n: torch.from_numpy(x)[None] for n, x in whole.valid.items()},
     )
     latents = model.encode(*({n: x[:, starts] for n, x in each.items()} for each in looked))[0]
     actions = torch.from_numpy(whole.actions)
@@ -517,32 +509,46 @@ def rows(options: Options) -> Iterator[Row]:
     """Root mean squared errors of natural logarithms over all concentrations of patients left out, and of each patient
     alike; shares of concentrations inside 90% intervals. Given covariates and the whole infusion: nothing measured,
     and with the first ten concentrations.
+
+    `unexplored`: of the first fold alone. The model's settings were found on the others, by parts of them left out.
     """
     outcomes = _outcome(options.quick)
+    runs = tuple(range((1 if options.quick else FOLDS) * PARTS))
+    first = len(folds(len(patients_of(load())), FOLDS)[0][1])
     for seen, where in ((0, ""), (SEEN, ".after_ten")):
         each = {name: outcomes[name, seen] for name in FORECASTERS}
-        count = sum(len(x.errors) for x in each["model"])
-        inside = {n: [np.abs(x.errors) <= x.width for x in found] for n, found in each.items()}
         errors = {n: [np.square(x.errors) for x in found] for n, found in each.items()}
-        apart = {n: [np.array([np.sqrt(x.mean())]) for x in found] for n, found in errors.items()}
-        widths = {f"{n}_half_width": float(np.mean(np.concatenate([x.width for x in f]))) for n, f in each.items()}
+        yield _row(f"remifentanil{where}.log_rmse", errors, np.sqrt, "ln", runs)
+        unexplored = {n: found[:first] for n, found in errors.items()}
+        yield _row(f"remifentanil{where}.log_rmse.unexplored", unexplored, np.sqrt, "ln", runs[:PARTS])
+        apart = {n: [np.sqrt(x.mean(keepdims=True)) for x in found] for n, found in errors.items()}
+        yield _row(f"remifentanil{where}.log_rmse.by_patient", apart, np.asarray, "ln", runs)
+        inside = {n: [np.abs(x.errors) <= x.width for x in found] for n, found in each.items()}
         late = np.concatenate([x.late for x in each["model"]])
+        widths = {f"{n}_half_width": float(np.mean(np.concatenate([x.width for x in f]))) for n, f in each.items()}
+        found = _row(f"remifentanil{where}.coverage_90", inside, np.asarray, "share", runs)
         lately = {"model_late": float(np.concatenate(inside["model"])[late].mean())}
-        for name, values, of, unit, beside in (
-            ("log_rmse", errors, lambda m: np.sqrt(m), "ln", {}),
-            ("log_rmse.by_patient", apart, lambda m: m, "ln", {}),
-            ("coverage_90", inside, lambda m: m, "share", widths | lately),
-        ):
-            said = {n: float(of(np.concatenate(found).mean())) for n, found in values.items()}
-            yield Row(
-                id=f"remifentanil{where}.{name}",
-                value=said.pop("model"),
-                interval=_interval(values["model"], of),
-                n=count,
-                seeds=tuple(range((1 if options.quick else FOLDS) * PARTS)),
-                unit=unit,
-                baselines=said | beside,
-            )
+        yield replace(found, baselines={**found.baselines, **widths, **lately})
+
+
+def _row(
+    name: str,
+    values: Mapping[str, Sequence[NDArray[Any]]],
+    of: Callable[[Array], Array],
+    unit: str,
+    runs: tuple[int, ...],
+) -> Row:
+    """`of` the mean over all values of all patients, the model's beside the others'."""
+    said = {n: float(of(np.asarray(np.concatenate(found).mean()))) for n, found in values.items()}
+    return Row(
+        id=name,
+        value=said.pop("model"),
+        interval=_interval(values["model"], of),
+        n=sum(map(len, values["model"])),
+        seeds=runs,
+        unit=unit,
+        baselines=said,
+    )
 
 
 def _interval(by_patient: Sequence[NDArray[Any]], of: Callable[[Array], Array]) -> tuple[float, float]:

@@ -161,7 +161,7 @@ def test_the_whole_of_it_runs_on_made_up_patients(monkeypatch: pytest.MonkeyPatc
     remifentanil._outcome.cache_clear()
     found = list(remifentanil.rows(Options(quick=True)))
     remifentanil._outcome.cache_clear()
-    names = ("log_rmse", "log_rmse.by_patient", "coverage_90")
+    names = ("log_rmse", "log_rmse.unexplored", "log_rmse.by_patient", "coverage_90")
     assert [row.id for row in found] == [f"remifentanil{w}.{n}" for w in ("", ".after_ten") for n in names]
     for row in found:
         assert row.interval is not None
