@@ -15,7 +15,7 @@ from tests.evaluation.test_report import Page
 
 from foretell.cli.demo import Demo
 from foretell.cli.main import main
-from foretell.evaluation import glucose_demo
+from foretell.evaluation import glucose_demo, glucose_watch
 from foretell.evaluation.glucose_demo import TRAINING_SETTINGS, GlucoseDemo
 from foretell.model.world_model import ModelConfig
 from foretell.worlds.glucose import TRAINING
@@ -41,6 +41,9 @@ QUICK = GlucoseDemo(
     asked=2,
     days=1,
     each=1,
+    # Of so few days nothing is rarer.
+    level=0.4,
+    shown=("dead",),
 )
 NOTICE = "For research. Not a medical device."
 
@@ -49,6 +52,7 @@ NOTICE = "For research. Not a medical device."
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     made = partial(glucose_demo.run_glucose_demo, settings=QUICK)
     monkeypatch.setattr(glucose_demo, "run_glucose_demo", made)
+    monkeypatch.setattr(glucose_watch, "FAULTS", {"dead": glucose_watch.FAULTS["dead"]})
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -102,8 +106,11 @@ def test_four_answers_about_a_patient_and_beside_them_those_of_all(
     for who in result["treatment"].values():
         for treatment in ("planned", "usual"):
             assert who[treatment]["tir"] + who[treatment]["below_70"] + who[treatment]["above_180"] == pytest.approx(1)
-    assert result["trust"]["all"]["ordinary"]["lives"] == 2
-    assert len(result["trust"]["all"]) == 3
+    trust = result["trust"]
+    assert trust["all"]["ordinary"]["n"] == 2
+    assert trust["all"].keys() == {"ordinary", "dead"}
+    assert trust["patient"].keys() == {"ordinary", "dead"}
+    assert any(d["kind"] == "stuck" and d["step"] > 432 for d in trust["patient"]["dead"]["departures"])
     assert {"record", "train", "calibrate", "forecast", "what_if", "treat", "watch", "total"} == set(result["seconds"])
 
 
@@ -122,8 +129,9 @@ def test_the_page_says_whom_it_is_about_and_what_it_is_not_for(place: Path) -> N
         "3. Treatment",
         "as prescribed",
         "4. May it say so",
-        "jumps about by 30 mg/dL",
-        "the sensor fails",
+        "a sensor stuck on its last reading from noon on",
+        "departure: stuck",
+        "goes wrong",
     ):
         assert words in text
     described = [v for tag, k, v in page.attributes if tag == "svg" and k == "aria-label"]

@@ -15,18 +15,16 @@ from torch import Tensor
 
 from foretell.errors import SpecError
 from foretell.evaluation.treatment import Planned, Treats, Usual, groups, treat
-from foretell.evaluation.trust import is_event, verdicts_of
 from foretell.evaluation.what_if import WhatIf, what_if
 from foretell.model.readout import Grounded
 from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
-from foretell.trust.calibration import Calibration, Seen, evidence_paths, see
+from foretell.trust.calibration import Seen, see
 from foretell.trust.intervals import Intervals, LiveIntervals, ahead, errors_ahead, fit_intervals
-from foretell.trust.monitor import Monitor, Verdict
 from foretell.trust.overlap import Overlap
-from foretell.worlds.glucose import Options, Sensor, Trial, Ward, shares, trials
+from foretell.worlds.glucose import Options, Trial, Ward, shares, trials
 from foretell.worlds.glucose.behaviour import TWO_HOURS, logged_group
-from foretell.worlds.glucose.sensor import HIGHEST, LOWEST
+from foretell.worlds.glucose.events import Event, Happens
 from foretell.worlds.glucose.trials import AHEAD, Kind, followed
 from foretell.worlds.glucose.ward import DAY, MINUTES
 
@@ -38,27 +36,7 @@ LEVEL = 0.9
 _RATE = 0.005
 """How fast widths follow: at four times as fast a quarter of the intervals has no ends, after bad hours."""
 NOON = DAY + DAY // 2
-"""The step at which sensors fail."""
-FAULTS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
-    "a sensor that shows 60 mg/dL too much": lambda shown, rng: shown + 60.0,
-    "a sensor that jumps about by 30 mg/dL": lambda shown, rng: shown + rng.normal(0.0, 30.0, shown.shape),
-}
-"""What goes wrong with a sensor: from what it would show, mg/dL, and a random stream to what it does."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Faulty(Sensor):
-    """A sensor with a fault of `FAULTS`."""
-
-    fault: str
-    rng: np.random.Generator
-
-    def __post_init__(self) -> None:
-        """What it takes over from a sensor was checked there."""
-
-    def reads(self, glucose: Array, noise: Array) -> Array:
-        """See `Sensor`."""
-        return np.clip(FAULTS[self.fault](super().reads(glucose, noise), self.rng), LOWEST, HIGHEST)
+"""The step at which things go wrong."""
 
 
 @dataclass(frozen=True)
@@ -75,32 +53,39 @@ class Life:
         return np.where(ward.told[0] > 0, 0.0, ward.meals[0])[: len(self.episode)]
 
 
-def lived(options: Options, who: str, seed: Sequence[int], *, fault: str = "") -> Life:
-    """Two logged days of one patient. fault: of `FAULTS`, of the sensor from noon of the second day on."""
+def lived(options: Options, who: str, seed: Sequence[int], *, fault: Event | None = None) -> Life:
+    """Two logged days of one patient. fault: what goes wrong from noon of the second day on."""
     wards: dict[int, Ward] = {}
 
     def keep(ward: Ward) -> None:
-        _fail(ward, fault, seed)
         if ward.time >= DAY:
             wards[ward.time] = ward.copied()
 
-    return Life(_recorded(options, [who], [seed], keep)[0], wards)
+    return Life(_recorded(options, [who], [seed], fault, keep)[0], wards)
 
 
-def recorded(options: Options, who: Sequence[str], seeds: Sequence[Sequence[int]], *, fault: str = "") -> list[Episode]:
-    """Two logged days of each patient, the same as `lived` with that seed but for the noise of a fault."""
-    return _recorded(options, who, seeds, lambda ward: _fail(ward, fault, seeds[0]))
+def recorded(
+    options: Options, who: Sequence[str], seeds: Sequence[Sequence[int]], *, fault: Event | None = None
+) -> list[Episode]:
+    """Two logged days of each patient, the same as `lived` with that seed."""
+    return _recorded(options, who, seeds, fault, lambda ward: None)
 
 
 def _recorded(
-    options: Options, who: Sequence[str], seeds: Sequence[Sequence[int]], before: Callable[[Ward], None]
+    options: Options,
+    who: Sequence[str],
+    seeds: Sequence[Sequence[int]],
+    fault: Event | None,
+    keep: Callable[[Ward], None],
 ) -> list[Episode]:
+    happens = None if fault is None else Happens(fault, np.full(len(who), NOON))
+
+    def before(ward: Ward) -> None:
+        if happens is not None:
+            happens.before(ward)
+        keep(ward)
+
     return list(logged_group(replace(options, days=2), who, [np.random.default_rng(s) for s in seeds], before))
-
-
-def _fail(ward: Ward, fault: str, seed: Sequence[int]) -> None:
-    if fault and ward.time == NOON:
-        ward.sensor = _Faulty(**vars(ward.sensor), fault=fault, rng=np.random.default_rng([*seed, 0xFA1]))
 
 
 def readings(episode: Episode) -> Tensor:
@@ -110,17 +95,18 @@ def readings(episode: Episode) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))[:, None]
 
 
+def errors_of(model: WorldModel, episode: Episode, seen: Seen) -> Tensor:
+    """(T, H, 1) forecasts of glucose made at each step minus what was shown then, NaN where unknown."""
+    return errors_ahead(model, Grounded(model, "glucose"), seen.latents, seen.actions, readings(episode), HORIZONS)
+
+
 def intervals_by_group(
-    model: WorldModel, episodes: Sequence[Episode], seen: Sequence[Seen]
+    model: WorldModel, episodes: Sequence[Episode], errors: Sequence[Tensor]
 ) -> tuple[Intervals, dict[str, Intervals]]:
     """Around forecasts of glucose, from the errors of calibration episodes: of all, and of adults and adolescents
     apart. DataError where the episodes are too short.
     """
     reads = Grounded(model, "glucose")
-    errors = [
-        errors_ahead(model, reads, s.latents, s.actions, readings(e), HORIZONS)
-        for s, e in zip(seen, episodes, strict=True)
-    ]
     kinds = groups([e.group for e in episodes]).tolist()
     apart = {
         k: fit_intervals(reads, HORIZONS, [x for x, kind in zip(errors, kinds, strict=True) if kind == k], steps=60)
@@ -353,51 +339,3 @@ def courses(model: WorldModel, who: Sequence[str], days: int, *, seed: int) -> d
         glucose = treat(ward, begin, days * DAY)
         found[name] = Course(glucose, np.stack(noted[0].given, axis=1), ward.told[:, : days * DAY])
     return found
-
-
-@dataclass(frozen=True)
-class Watching:
-    """What a monitor said of a life, step by step."""
-
-    life: Life
-    verdicts: Sequence[Verdict]
-
-    @property
-    def events(self) -> list[tuple[int, Verdict]]:
-        """Steps at which trust is lost, changes its reason or returns, and what is said."""
-        pairs = zip(self.verdicts, (None, *self.verdicts[:-1]), strict=True)
-        return [(v.step, v) for v, before in pairs if is_event(v, before)]
-
-
-def watched(model: WorldModel, calibration: Calibration, life: Life, *, level: float) -> Watching:
-    """Watch two days with a monitor."""
-    return Watching(life, list(verdicts_of(Monitor(model, calibration, level=level), life.episode)))
-
-
-@dataclass(frozen=True)
-class Alarms:
-    """Over n lives that had not alarmed before `since`: the share that alarmed from then on, within the second day, and
-    the median hours until then, NaN where none did.
-    """
-
-    n: int
-    share: float
-    hours: float
-
-
-def alarms(
-    model: WorldModel, calibration: Calibration, episodes: Sequence[Episode], *, level: float, since: int = 0
-) -> Alarms:
-    """How often evidence passes the threshold of alarms, and how soon."""
-    first = []
-    for episode in episodes:
-        scores = calibration.scores(model, see(model, episode))
-        p = (calibration.surprise_p(scores.surprise, tail=True), calibration.novelty_p(scores.novelty, tail=True))
-        paths = evidence_paths(p[0][None], p[1][None], calibration.length, calibration.memory(model))
-        limits = torch.tensor([calibration.thresholds(level, t) for t in range(len(episode))])
-        over = (torch.stack([path[0] for path in paths], 1) >= limits).any(1)
-        first.append(int(over.int().argmax()) if bool(over.any()) else None)
-    counted = [at for at in first if at is None or at >= since]
-    hours = [(at - since) * MINUTES / 60 for at in counted if at is not None]
-    share = len(hours) / len(counted) if counted else np.nan
-    return Alarms(len(counted), share, float(np.median(hours)) if hours else np.nan)

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from foretell.evaluation.glucose_answers import HORIZONS, NOON, Course, Foreseen, Life, Question, Watching, readings
+from foretell.evaluation.glucose_answers import HORIZONS, NOON, Course, Foreseen, Life, Question, readings
+from foretell.evaluation.glucose_watch import Watching
 from foretell.evaluation.report_parts import Lane, Mark, Timeline, Trace
 from foretell.evaluation.what_if import WhatIf
+from foretell.trust.departures import KINDS
 from foretell.trust.monitor import Verdict
+from foretell.worlds.glucose.events import Event
 from foretell.worlds.glucose.risk import HIGH, LOW
 from foretell.worlds.glucose.sensor import HIGHEST, LOWEST
 from foretell.worlds.glucose.ward import DAY, MINUTES
@@ -22,7 +25,16 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 TREATMENTS = {"planned": "planned with the model", "usual": "as prescribed"}
+_DEPARTURES = {
+    "error": "forecast far off",
+    "drift": "errors to one side",
+    "stuck": "stands still",
+    "jump": "jumps",
+    "dose": "unusual dose",
+}
 _SUSPENDED_BELOW = 80.0
+_RAREST = 1e-4
+"""p-value below which a chart does not go."""
 _APART = 6
 """Steps within which the pump's stops are one event on a chart."""
 
@@ -59,15 +71,12 @@ def day_chart(
     ]
     if watching is not None:
         p = np.array([np.nan if v.surprise is None else v.surprise for v in watching.verdicts])
-        lanes.append(
-            Lane(
-                label="surprise (p-value)",
-                traces=[Trace(name="surprise", x=hours[span], y=np.maximum(p, 1e-4)[span], draw="thin")],
-                height=0.32,
-                limits=(1e-4, 1.0),
-                log=True,
-            )
-        )
+        departed = (len(KINDS) * watching.departed.p.amin(1)).clamp(_RAREST, 1.0).double().numpy()
+        traces = [
+            Trace(name="surprise", x=hours[span], y=np.maximum(p, _RAREST)[span], draw="thin"),
+            Trace(name="departure", x=hours[span], y=departed[span], draw="thin", colour="other3"),
+        ]
+        lanes.append(Lane(label="p-value", traces=traces, height=0.32, limits=(_RAREST, 1.0), log=True))
     ward = life.wards[DAY]
     steps = len(episode.actions)
     told, untold = ward.told[0, :steps], life.untold[:steps]
@@ -173,16 +182,16 @@ def suspended(life: Life) -> list[Mark]:
     return [Mark(x=_hour(t), label="pump suspended") for t in kept]
 
 
-def said(each: Watching, fault: str) -> list[Mark]:
-    """What the monitor says on the second day, and when the sensor fails."""
-    marks = [Mark(x=_hour(NOON), label="the sensor fails")] if fault else []
+def said_marks(each: Watching, fault: Event | None) -> list[Mark]:
+    """What is said on the second day, and when something goes wrong."""
+    marks = [Mark(x=_hour(NOON), label="goes wrong")] if fault is not None else []
     for step, verdict in on_second_day(each):
         if verdict.kind is not None:
             words = f"{verdict.kind}: {verdict.reasons[0].split(':')[0]}"
             marks.append(Mark(x=_hour(step), label=words, alarm=verdict.kind != "missing"))
         elif marks and _hour(step) - marks[-1].x > 0.5:
             marks.append(Mark(x=_hour(step), label="trusted again"))
-    return marks
+    return marks + [Mark(x=_hour(t), label=_DEPARTURES[k], alarm=True) for t, k, _ in each.departures if t >= DAY]
 
 
 def on_second_day(each: Watching) -> list[tuple[int, Verdict]]:

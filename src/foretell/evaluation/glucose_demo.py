@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from foretell.episodes.store import EpisodeStore
 from foretell.errors import SpecError
 from foretell.evaluation import glucose_answers as answers
+from foretell.evaluation import glucose_watch as watching
 from foretell.evaluation.asking import PART as OVERLAP
 from foretell.evaluation.asking import overlap_in
 from foretell.evaluation.demo import clear, peak_memory_mb
@@ -34,10 +35,11 @@ from foretell.training import TrainConfig, TrainRecord
 from foretell.training.card import write_calibration
 from foretell.training.refine import Refine
 from foretell.training.temporal import DistanceFit
-from foretell.trust.calibration import Calibration, calibrate, fit, see
+from foretell.trust.calibration import calibrate, fit, see
 from foretell.trust.intervals import Intervals
 from foretell.trust.overlap import Overlap
 from foretell.worlds.glucose import HELD_OUT, TRAINING, Options
+from foretell.worlds.glucose.events import Event
 from foretell.worlds.glucose.trials import Kind
 from foretell.worlds.glucose.ward import DAY
 
@@ -64,7 +66,8 @@ class GlucoseDemo:
     episodes: of two days, to learn from. others: other days of the same patients, which intervals and alarms are
     calibrated on. judged: training episodes that overlap is judged by; fitted: those that surprise is fitted on, in so
     many `law_steps`. lives: of each held-out patient, for forecasts and alarms. asked: what-ifs of each kind. days,
-    each: of treatment, of so many lives of each patient. level: share of ordinary lives that may alarm.
+    each: of treatment, of so many lives of each patient. level: share of ordinary lives that may alarm. shown: what
+    goes wrong on the days that are shown.
     """
 
     training: TrainConfig = TRAINING_SETTINGS
@@ -80,6 +83,7 @@ class GlucoseDemo:
     days: int = 2
     each: int = 2
     level: float = 0.05
+    shown: tuple[Event, ...] = ("bias", "dead")
     logs: Options = field(default_factory=lambda: Options(logs="randomised"))
 
     def __post_init__(self) -> None:
@@ -96,7 +100,7 @@ class Answers:
 
     life, day: the patient's life that is shown, and what was forecast through it. planned: what is expected at its
     largest meal as planned. over: what-ifs of all held-out patients, by kind. courses: of `treated`, a name each.
-    watched: of the life as it is, then with each fault; alarms: of all held-out patients, likewise.
+    watched: of the life as it is (None), then with some faults; alarms: of all held-out patients, with every fault.
     """
 
     patient: str
@@ -109,8 +113,8 @@ class Answers:
     over: Mapping[str, answers.Effects]
     treated: Sequence[str]
     courses: Mapping[str, answers.Course]
-    watched: Mapping[str, answers.Watching]
-    alarms: Mapping[str, answers.Alarms]
+    watched: Mapping[Event | None, watching.Watching]
+    alarms: Mapping[Event | None, watching.Alarms]
     level: float
 
     def of(self, group: str) -> list[answers.Foreseen]:
@@ -196,14 +200,15 @@ class _Asking:
         self.care = replace(settings.logs, patients=settings.patients)
         self.longest = TrainRecord.read(run).longest
 
-    def calibrated(self) -> tuple[Overlap, dict[str, Intervals], Calibration]:
-        """Overlap, intervals by group and alarms; they are saved with the run."""
+    def calibrated(self) -> tuple[Overlap, dict[str, Intervals], watching.Eye]:
+        """Overlap, intervals by group and what watches; they are saved with the run."""
         settings, model = self.settings, self.model
         overlap = overlap_in(self.store, range(min(settings.judged, len(self.store))), seed=self.seed)
         who = [TRAINING[i % len(TRAINING)] for i in range(settings.others)]
         others = answers.recorded(settings.logs, who, [[self.seed, 0xCA1, i] for i in range(len(who))])
         seen = [see(model, e) for e in others]
-        every, apart = answers.intervals_by_group(model, others, seen)
+        errors = [answers.errors_of(model, e, s) for e, s in zip(others, seen, strict=True)]
+        every, apart = answers.intervals_by_group(model, others, errors)
         count = min(settings.fitted, len(self.store))
         some = (see(model, self.store.read(k * len(self.store) // count)) for k in range(count))
         trust = calibrate(fit(model, some, seed=self.seed, steps=settings.law_steps), model, seen, seed=self.seed)
@@ -217,9 +222,10 @@ class _Asking:
                 f" {trust.lowest:.2g} or more. Intervals around: glucose, up to {max(every.horizons)} steps ahead.",
             ],
         )
-        return overlap, apart, trust
+        level = max(settings.level, trust.lowest)
+        return overlap, apart, watching.Eye(trust, watching.departures_in(others, errors), level)
 
-    def answers(self, overlap: Overlap, around: Mapping[str, Intervals], trust: Calibration, lap: Any) -> Answers:
+    def answers(self, overlap: Overlap, around: Mapping[str, Intervals], eye: watching.Eye, lap: Any) -> Answers:
         """Ask everything. lap: told the name of each stage when it ends."""
         settings, model, say = self.settings, self.model, self.listener.say
         who = list(dict.fromkeys((p, i) for p in (settings.patient, *settings.patients) for i in range(settings.lives)))
@@ -245,14 +251,14 @@ class _Asking:
         courses = answers.courses(model, treated, settings.days, seed=self.seed + 0x7EA)
         lap("treat")
         say("watching")
-        level = max(settings.level, trust.lowest)
-        watched = {"": answers.watched(model, trust, life, level=level)}
-        alarms = {"": answers.alarms(model, trust, ordinary, level=level)}
-        for fault in answers.FAULTS:
-            failed = answers.lived(self.care, settings.patient, seeds[0], fault=fault)
-            watched[fault] = answers.watched(model, trust, failed, level=level)
+        watched: dict[Event | None, watching.Watching] = {None: watching.watched(model, eye, life)}
+        alarms: dict[Event | None, watching.Alarms] = {None: watching.alarms(model, eye, ordinary)}
+        for fault in watching.FAULTS:
+            if fault in settings.shown:
+                failed = answers.lived(self.care, settings.patient, seeds[0], fault=fault)
+                watched[fault] = watching.watched(model, eye, failed)
             lives = answers.recorded(self.care, names, seeds, fault=fault)
-            alarms[fault] = answers.alarms(model, trust, lives, level=level, since=answers.NOON)
+            alarms[fault] = watching.alarms(model, eye, lives, since=answers.NOON)
         lap("watch")
         return Answers(
             patient=settings.patient,
@@ -267,7 +273,7 @@ class _Asking:
             courses=courses,
             watched=watched,
             alarms=alarms,
-            level=level,
+            level=eye.level,
         )
 
     def _life(self, patient: str, number: int) -> list[int]:
@@ -326,12 +332,12 @@ def figures(found: Answers, notice: str) -> dict[str, Any]:
         "trust": {
             "level": found.level,
             "patient": {
-                fault or "ordinary": [{"step": step, "reasons": list(v.reasons)} for step, v in w.events]
+                fault or "ordinary": {
+                    "monitor": [{"step": step, "reasons": list(v.reasons)} for step, v in w.events],
+                    "departures": [{"step": step, "kind": kind, "reason": why} for step, kind, why in w.departures],
+                }
                 for fault, w in found.watched.items()
             },
-            "all": {
-                fault or "ordinary": {"lives": a.n, "alarmed": a.share, "hours": a.hours}
-                for fault, a in found.alarms.items()
-            },
+            "all": {fault or "ordinary": asdict(a) for fault, a in found.alarms.items()},
         },
     }

@@ -15,7 +15,6 @@ from foretell.evaluation.glucose_answers import (
     MINUTES_AHEAD,
     NOON,
     Question,
-    Watching,
 )
 from foretell.evaluation.glucose_charts import (
     TREATMENTS,
@@ -23,11 +22,12 @@ from foretell.evaluation.glucose_charts import (
     day_chart,
     fan_chart,
     on_second_day,
-    said,
+    said_marks,
     suspended,
     treated_chart,
     untold,
 )
+from foretell.evaluation.glucose_watch import FAULTS, Watching
 from foretell.evaluation.machine import describe_machine, describe_versions
 from foretell.evaluation.pages import training_section
 from foretell.evaluation.report_parts import (
@@ -42,7 +42,8 @@ from foretell.training import TrainRecord
 from foretell.training.log import NAME as LOG
 from foretell.training.log import read_log
 from foretell.worlds.glucose.behaviour import SPEC
-from foretell.worlds.glucose.ward import MINUTES
+from foretell.worlds.glucose.events import Event
+from foretell.worlds.glucose.ward import DAY, MINUTES
 
 if TYPE_CHECKING:
     from foretell.evaluation.glucose_demo import Answers, GlucoseDemo
@@ -232,9 +233,9 @@ def _treatment(found: Answers) -> Section:
         each.append([patient, *(_share(c[k]) for k in ("tir", "below_70") for c in counted_of)])
     return Section(
         title="3. Treatment",
-        reading="At every step the model is asked which multiple of the usual basal rate, and whether the bolus that is"
-        " asked for now or later, keeps glucose within bounds for the next four hours. Nothing is tried that the logs"
-        " do not hold.",
+        reading="At every step the model is asked which multiple of the usual basal rate, and which share of the bolus"
+        " that is asked for, keeps glucose low enough for the next four hours, of those that most likely keep it high"
+        " enough. All multiples, and boluses given, late and forgotten, are in the logs.",
         panels=[
             treated_chart(found),
             Table(
@@ -253,63 +254,76 @@ def _treatment(found: Answers) -> Section:
 
 
 def _trust(found: Answers) -> Section:
-    titles = {f: f"The same day with {f} from noon on" if f else "An ordinary day" for f in found.watched}
-    rows = [
-        [fault or "ordinary", clock(step), verdict.kind or "trusted", why(verdict.reasons)]
-        for fault, each in found.watched.items()
-        for step, verdict in on_second_day(each)
-        if not fault or step >= NOON
-    ]
+    rows = []
+    for fault, each in found.watched.items():
+        said: list[tuple[int, str, str]] = [
+            (step, v.kind or "trusted", why(v.reasons)) for step, v in on_second_day(each)
+        ]
+        said += [(step, f"departure: {kind}", words) for step, kind, words in each.departures if step >= DAY]
+        day, since = ("ordinary", DAY) if fault is None else (FAULTS[fault], NOON)
+        rows += [[day, clock(step), kind, words] for step, kind, words in sorted(said) if step >= since]
     counted = [
         [
-            fault or "ordinary days",
+            "ordinary days" if fault is None else FAULTS[fault],
             f"{a.n}",
-            _share(a.share),
-            f"{a.hours:.1f} h" if np.isfinite(a.hours) and fault else "",
+            *(_share(x) for x in (a.monitor, a.departures, a.either)),
+            f"{a.hours:.1f} h" if np.isfinite(a.hours) and fault is not None else "",
         ]
         for fault, a in found.alarms.items()
     ]
     return Section(
         title="4. May it say so",
-        reading="A monitor compares what was predicted with what came, calibrated on other days of the training"
-        f" patients so that at most {_share(found.level)} of ordinary lives of two days like theirs alarm. What it has"
-        " lost trust in is not to be asked for forecasts.",
+        reading="A monitor compares what was predicted with what came, step by step; beside it stands how far readings,"
+        " errors of forecasts and doses depart from what they were. Both are calibrated on other days of the training"
+        f" patients, so that each alarms in at most {_share(found.level)} of two ordinary days like theirs. What trust"
+        " is lost in is not to be asked for forecasts.",
         panels=[
             *(
-                day_chart(titles[fault], each.life, None, said(each, fault), watching=each, reading=_heard(each, fault))
+                day_chart(
+                    _title(fault),
+                    each.life,
+                    None,
+                    said_marks(each, fault),
+                    watching=each,
+                    reading=_heard(each, fault),
+                )
                 for fault, each in found.watched.items()
             ),
             Table(
-                title="What it says",
+                title="What is said",
                 columns=["day", "at", "verdict", "in words"],
                 rows=rows or [["ordinary", "", "trusted", "nothing on any of these days"]],
-                reading="Of days on which the sensor fails, from then on.",
+                reading="Of days on which something goes wrong, from then on. Departures: the first time of each kind.",
             ),
             Table(
                 title="All patients",
-                columns=["", "lives", "alarmed", "after, median"],
+                columns=["", "lives", "monitor alarmed", "departures alarmed", "either", "after, median"],
                 rows=counted,
-                reading="Alarms within two days; with a fault, those from noon of the second day on, of lives that had"
-                " not alarmed before.",
+                reading="Alarms within two days; where something goes wrong, those from noon of the second day on, of"
+                " lives that had not alarmed before.",
             ),
         ],
     )
+
+
+def _title(fault: Event | None) -> str:
+    return "An ordinary day" if fault is None else f"The same day with {FAULTS[fault]} from noon on"
 
 
 def _training(run: Path, seconds: Mapping[str, float]) -> Section:
     return training_section(read_log(run / LOG), seconds)
 
 
-def _heard(each: Watching, fault: str) -> str:
-    """When the monitor speaks, in a sentence."""
-    lost = [(step, v) for step, v in on_second_day(each) if v.kind in ("surprise", "novelty")]
-    if not fault:
-        return f"It speaks at {clock(lost[0][0])}." if lost else "It says nothing, but where readings are missing."
-    after = [step for step, _ in lost if step >= NOON]
-    if not after:
-        return "It does not notice: on ordinary days, too, things come that are predicted as badly as this."
-    hours = (after[0] - NOON) * MINUTES / 60
-    return f"It speaks at {clock(after[0])}, {hours:.1f} h after the sensor failed."
+def _heard(each: Watching, fault: Event | None) -> str:
+    """When it is noticed, in a sentence."""
+    since = DAY if fault is None else NOON
+    lost = [step for step, v in on_second_day(each) if v.kind in ("surprise", "novelty")]
+    steps = [step for step in (*lost, *(step for step, *_ in each.departures)) if step >= since]
+    if fault is None:
+        return f"An alarm at {clock(min(steps))}." if steps else "No alarm; it says where readings are missing."
+    if not steps:
+        return "It is not noticed: on ordinary days, too, things come that are predicted as badly as this."
+    return f"Noticed at {clock(min(steps))}, {(min(steps) - NOON) * MINUTES / 60:.1f} h after it began."
 
 
 def _effects(q: Question, minutes: int) -> str:
