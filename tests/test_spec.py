@@ -376,3 +376,16 @@ def test_actions_that_nobody_chooses_are_named_and_kept() -> None:
     assert spec.differences(Spec.from_json(older)) == ["action exogenous ('meal',) expected, got ()"]
     with pytest.raises(SpecError, match=r"exogenous ones among \['dose'\] expected, got \['meal'\]"):
         ActionSpec(names=("dose",), exogenous=("meal",))
+
+
+def test_a_notice_travels_with_a_spec_and_tells_no_two_apart() -> None:
+    plain = Spec(observations=(Channel(name="x", kind="vector", shape=(1,)),))
+    noted = replace(plain, notice=" Not for\nuse. ")
+    assert noted.notice == "Not for use."
+    assert Spec.from_json(json.loads(json.dumps(noted.to_json()))).notice == "Not for use."
+    assert noted == plain
+    plain.require(noted, "a store")
+    # As stores of before had it.
+    assert "notice" not in plain.to_json()
+    with pytest.raises(SpecError, match="a notice must be a text, got 3"):
+        Spec.from_json({**plain.to_json(), "notice": 3})

@@ -53,6 +53,17 @@ def test_a_store_is_repacked_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixt
     assert other.metadata["world"] == "two_rooms"
 
 
+def test_a_notice_is_kept_and_leaves_the_fingerprint_as_it_is(table: Path, tmp_path: Path) -> None:
+    for name, notice in (("plain", ()), ("noted", ("--notice", "Not for use."))):
+        assert main(["import", str(table), "--out", str(tmp_path / name), *COLUMNS, *notice]) == 0
+    plain, noted = EpisodeStore(tmp_path / "plain"), EpisodeStore(tmp_path / "noted")
+    assert (plain.spec.notice, noted.spec.notice) == ("", "Not for use.")
+    assert plain.fingerprint() == noted.fingerprint()
+    again = tmp_path / "again"
+    assert main(["import", str(noted.path), "--out", str(again)]) == 0
+    assert EpisodeStore(again).spec.notice == "Not for use."
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

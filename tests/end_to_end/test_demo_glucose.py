@@ -155,7 +155,7 @@ def test_the_run_that_is_left_can_be_asked_and_watched_with(
         (tmp_path / "watched.html").unlink(missing_ok="--report" not in command)
         assert main(command) == 0
         assert capsys.readouterr().out.startswith(NOTICE)
-    source = (tmp_path / "watched.html").read_text() if (tmp_path / "watched.html").exists() else NOTICE + "<h1>"
+    source = (tmp_path / "watched.html").read_text()
     assert source.index(NOTICE) < source.index("<h1>")
     card = (place / "run" / "card.md").read_text()
     assert f"**{NOTICE}**" in card

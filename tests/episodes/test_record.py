@@ -16,7 +16,7 @@ from foretell.errors import SpecError
 class Rig(gymnasium.Env):
     """A camera, a gauge and a switch; ends after five actions."""
 
-    metadata = {"render_fps": 25, "render_modes": []}  # noqa: RUF012
+    metadata = {"render_fps": 25, "render_modes": [], "notice": "A toy."}  # noqa: RUF012
     observation_space = spaces.Dict(
         {
             "camera": spaces.Box(0, 255, (8, 6), np.uint8),
@@ -78,6 +78,7 @@ def test_dictionaries_images_and_choices(tmp_path):
         ("switch", "vector", (3,)),
     ]
     assert (spec.action.size, spec.action.low, spec.action.high) == (4, (0.0,) * 4, (1.0,) * 4)
+    assert spec.notice == "A toy."
     record((spec, episodes), tmp_path / "store", episodes=9)
     first, second = EpisodeStore(tmp_path / "store")
     assert first.observations["camera"][:, 0, 0, 0].tolist() == list(range(6))

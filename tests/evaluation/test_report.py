@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 
@@ -121,6 +122,20 @@ def test_page_shows_the_values_given(tmp_path, rng):
     text = " ".join(Page((tmp_path / "r.html").read_text()).texts)
     for expected in ("98.4%", "93% to 99%", "3%", "112.4", "median 30 ms", "seed", "7", "foretell"):
         assert expected in text
+
+
+def test_a_notice_stands_above_all_else(tmp_path, rng):
+    write_report(replace(report(rng), notice="Not for <b>use</b>."), tmp_path / "r.html")
+    source = (tmp_path / "r.html").read_text()
+    assert source.index("Not for &lt;b&gt;use&lt;/b&gt;.") < source.index("<header>")
+    write_report(report(rng), tmp_path / "r.html")
+    assert 'class="notice"' not in (tmp_path / "r.html").read_text()
+
+
+def test_a_table_that_half_a_page_does_not_hold_is_wide(tmp_path):
+    short, long = ([["name", "1.0"] * n] for n in (2, 6))
+    tables = [Table(title="t", columns=["column", "value"] * (len(r[0]) // 2), rows=r) for r in (short, long)]
+    assert [t.wide for t in tables] == [False, True]
 
 
 def test_every_text_is_escaped(tmp_path, rng):
