@@ -175,7 +175,7 @@ def controlled(options: Options) -> Iterator[Row]:
     model, days = made(SEEDS[0], options)["randomised"].model, 2 if options.quick else 3
     eye = watch(SEEDS[0], options)
     doctors: dict[str, Callable[[Ward], Treats]] = {
-        "model": functools.partial(Planned, model=model, watch=None if options.quick else eye, level=LEVEL),
+        "model": functools.partial(Planned, model=model, watch=eye, level=LEVEL),
         "unwatched": functools.partial(Planned, model=model),
         "usual": Usual,
     }

@@ -116,10 +116,12 @@ class Planned(Usual):
     floor: mg/dL that the lower bound of the forecast should stay above; what lies below costs `weight` times as much
     as what lies above `high` mg/dL. beyond: share of outcomes that may lie below the lower bound. doubt: standard
     deviations by which a patient may answer more strongly than believed. wait: blocks that a plan cannot change.
-    suspend: mg/dL below which the pump gives nothing, whatever is planned. watch: of glucose, its forecasts at each half
-    hour, basal rate and bolus; where it finds, at a `level` of false alarms, that the sensor or the doses are not what
-    they were, it hands over for good: the basal rate and boluses as prescribed, whatever the sensor shows. Of other
-    alarms it only tells (`said`): doses become smaller by themselves where forecasts fail.
+    suspend: mg/dL below which the pump gives nothing, whatever is planned.
+
+    watch: of glucose, its forecasts at each half hour, basal rate and bolus; where it finds, at a `level` of false
+    alarms, that the sensor is not what it was, it hands over for good: the basal rate and boluses as prescribed,
+    whatever the sensor shows. Of other alarms it only tells (`said`): where forecasts fail, doses become smaller by
+    themselves.
     """
 
     def __init__(
@@ -190,7 +192,7 @@ class Planned(Usual):
         for i in (alarms & ~self._alarmed).any(1).nonzero()[:, 0].tolist():
             self.said.append((self._ward.time, i, found.reasons(i, self.watch.channel, level=self.level)))
         self._alarmed |= alarms
-        self.handed |= alarms[:, [KINDS.index(k) for k in (*SENSOR, "dose")]].any(1).numpy()
+        self.handed |= alarms[:, [KINDS.index(k) for k in SENSOR]].any(1).numpy()
 
     def _propose(self, context: Tensor, past: Tensor, goal: Tensor | None) -> Tensor:
         """(B, S, K, block * 3) the usual rate times each factor for two hours, then as usual, with each share of the

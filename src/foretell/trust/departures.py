@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foretell.errors import DataError, SpecError
 from foretell.trust.conformal import tail_of, tail_p_values
 
-Kind = Literal["error", "drift", "stuck", "jump", "dose"]
+Kind = Literal["error", "drift", "level", "stuck", "jump", "dose"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SENSOR: tuple[Kind, ...] = ("stuck", "jump")
 """Kinds that are about what is measured; the others are about what was expected of it, and about what was done."""
@@ -51,7 +52,7 @@ class Departing:
 
 @dataclass(frozen=True)
 class Departed:
-    """Of a step of B streams. signals: (B, 5), by `KINDS`. p: (B, 5), how many of calibration episodes ever reach as
+    """Of a step of B streams. signals: (B, 6), by `KINDS`. p: (B, 6), how many of calibration episodes ever reach as
     far. score: (B,) minus the sum of their logs (Fisher 1932).
     """
 
@@ -64,7 +65,7 @@ class Departed:
         return -self.p.log().sum(-1)
 
     def alarms(self, level: float) -> Tensor:
-        """(B, 5) which signals are as high as in no more than a share `level` of ordinary episodes all of them together
+        """(B, 6) which signals are as high as in no more than a share `level` of ordinary episodes all of them together
         ever are (Bonferroni).
         """
         return self.p <= level / len(KINDS)
@@ -74,6 +75,7 @@ class Departed:
         said = {
             "error": "a forecast was further off than they are ({:.2g} times what is usual)",
             "drift": "forecasts have erred to one side for long ({:.2g} times what is usual)",
+            "level": "{:.2g} times as far out as all but one in a hundred values",
             "stuck": "the same value for {:.0f} steps",
             "jump": "changed by {:.3g} in a step",
             "dose": "{:.2g} times as much was given as usual",
@@ -89,14 +91,15 @@ class Departures(nn.Module):
     p-values.
 
     error: the highest error of a forecast `NEAR` horizons ahead or less, drift: the highest lasting mean of errors to
-    one side, at any horizon, both in units of what is usual at that horizon. stuck: for how many steps a value has been
-    exactly the same. jump: how far it moved in a step. dose: how many times as large as this stream's usual an action
-    is, the usual of those that are not 0.
+    one side, at any horizon, both in units of what is usual at that horizon. level: how far a value lies from the
+    median of calibration, in units of how far all but one in a hundred do, half of these on each side. stuck: for how
+    many steps a value has been exactly the same. jump: how far it moved in a step. dose: how many times as large as
+    this stream's usual an action is, the usual of those that are not 0.
 
     channel: its name. horizons: of forecasts, raw steps. memory: steps over which lasting means forget all but 1/e.
     every: steps from one comparison with forecasts to the next. actions: A, those that are watched. centre, spread:
-    (H, F) of errors. ends: (2, F) the lowest and the highest value of calibration episodes. highest: (5, n) ascending,
-    of whole calibration episodes, with their tails.
+    (H, F) of errors. values: (5, F) the lowest, 0.5%, middle, 99.5% and highest value of calibration episodes. highest:
+    (6, n) ascending, of whole calibration episodes, with their tails.
     """
 
     def __init__(
@@ -120,7 +123,7 @@ class Departures(nn.Module):
             )
         self.register_buffer("centre", torch.zeros(len(self.horizons), fields))
         self.register_buffer("spread", torch.ones(len(self.horizons), fields))
-        self.register_buffer("ends", torch.zeros(2, fields))
+        self.register_buffer("values", torch.arange(5.0)[:, None].repeat(1, fields))
         self.register_buffer("highest", torch.zeros(len(KINDS), episodes))
         self.register_buffer("tails", torch.zeros(len(KINDS), 3, dtype=torch.float64))
 
@@ -161,9 +164,11 @@ class Departures(nn.Module):
         known = ~now.isnan()
         jump = (now - state.before).abs().nan_to_num()
         # At the ends of its range a sensor that shows the same may well work.
-        inside = (now > self.get_buffer("ends")[0]) & (now < self.get_buffer("ends")[1])
+        least, low, middle, high, most = self.get_buffer("values")
+        inside = (now > least) & (now < most)
         same = torch.where((now == state.last) & inside, state.standing + 1, 0.0)
         standing = torch.where(known, same, state.standing)
+        level = torch.maximum((now - middle) / (high - middle), (middle - now) / (middle - low)).nan_to_num()
         means, error = state.means, now.new_zeros(batch)
         if errors is not None:
             off = (errors - self.get_buffer("centre")) / self.get_buffer("spread")
@@ -175,11 +180,11 @@ class Departures(nn.Module):
             size, (often, total) = action.abs(), done.unbind(1)
             times = torch.where(often >= _USUAL, size * often / total.clamp_min(1e-12), 0.0)
             dose, done = times.amax(1), done + torch.stack([(size > 0).to(size), size], dim=1)
-        signals = [error, means.abs().flatten(1).amax(1), 1 + standing.amax(1), jump.amax(1), dose]
+        signals = [error, means.abs().flatten(1).amax(1), level.amax(1), 1 + standing.amax(1), jump.amax(1), dose]
         return torch.stack(signals, dim=1), Departing(now, torch.where(known, now, state.last), standing, means, done)
 
     def _p(self, signals: Tensor) -> Tensor:
-        """(..., 5) of signals (..., 5)."""
+        """(..., 6) of signals (..., 6)."""
         each = zip(self.get_buffer("highest"), signals.unbind(-1), self.get_buffer("tails"), strict=True)
         return torch.stack([tail_p_values(h, s, t).clamp_min(_LEAST) for h, s, t in each], dim=-1)
 
@@ -236,8 +241,12 @@ def fit_departures(
     centre = every_error.nanmean(0)
     made.get_buffer("centre").copy_(centre)
     made.get_buffer("spread").copy_((every_error - centre).square().nanmean(0).sqrt().clamp_min(1e-6))
-    for i, (fill, end) in enumerate(((math.inf, Tensor.amin), (-math.inf, Tensor.amax))):
-        made.get_buffer("ends")[i] = end(every_value.nan_to_num(nan=fill), 0)
+    at = torch.tensor([0.0, 0.005, 0.5, 0.995, 1.0])
+    for i, column in enumerate(every_value.unbind(1)):
+        found = torch.from_numpy(np.nanquantile(column.numpy(), at.numpy())).float()
+        # Where values are few or all alike, no unit is nothing.
+        found[1], found[3] = found[1].minimum(found[2] - 1e-6), found[3].maximum(found[2] + 1e-6)
+        made.get_buffer("values")[:, i] = found
     made.get_buffer("highest").copy_(_paths(made, values, errors, actions).amax(1).T.sort(dim=1).values)
     for k, highest in enumerate(made.get_buffer("highest")):
         tail = tail_of(highest, share=_TAIL, fewest=_FEWEST)
@@ -254,7 +263,7 @@ def departures_of(
 
 
 def _paths(made: Departures, values: Sequence[Tensor], errors: Sequence[Tensor], actions: Sequence[Tensor]) -> Tensor:
-    """(E, T, 5) signals after each step of E episodes, of which nothing is seen any more where they have ended."""
+    """(E, T, 6) signals after each step of E episodes, of which nothing is seen any more where they have ended."""
     steps = max(map(len, values))
     now, taken = _padded(values, steps), _padded([a[: len(v) - 1] for a, v in zip(actions, values, strict=True)], steps)
     off = _padded(errors, steps)
