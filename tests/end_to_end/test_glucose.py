@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from foretell.evaluation import trust
 from foretell.evaluation.ledger import Ledger
 from foretell.training import TrainRecord
 from foretell.trust import calibration
-from foretell.worlds.glucose import HELD_OUT, TRAINING
+from foretell.worlds.glucose import HELD_OUT, TRAINING, Options, logged
 from foretell.worlds.glucose.behaviour import SPEC
+from foretell.worlds.glucose.events import disturbed
+from foretell.worlds.glucose.ward import DAY
 
 
 def record(path: Path, episodes: int, *options: str) -> None:
@@ -154,3 +157,26 @@ def test_glucose_in_another_unit_is_noticed(asked: Path, capsys: pytest.CaptureF
         told = capsys.readouterr().err
         assert "channel glucose, field glucose: values around" in told
         assert "mmol/L of glucose instead of mg/dL? Convert them first" in told
+
+
+def test_once_calibrated_answers_have_intervals_and_a_dead_sensor_is_told_of(
+    asked: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "fit", lambda *a, **k: calibration.fit(*a, **k, steps=5))
+    run, others = asked / "run-calibrated", ("adult#002", "adult#003")
+    shutil.copytree(asked / "run-logs", run)
+    record(asked / "calibration", 56, "--set", f"patients={','.join(others)}", "--set", "logs=randomised")
+    assert main(["calibrate", str(run), str(asked / "calibration")]) == 0
+    question = ("--at", "200", "--steps", "24", "--set", "basal=0")
+    answer = shown(capsys, "what-if", str(run), str(asked / "later"), *question)
+    for low, other, high in zip(answer["low"], answer["other"], answer["high"], strict=True):
+        assert low[0] < other[0] < high[0]
+    care = Options(logs="randomised", patients=("adult#004",))
+    days = {"alive": next(logged(care, 1, seed=3)), "dead": next(disturbed("dead", care, 1, seed=3))[0]}
+    for name, episode in days.items():
+        with EpisodeWriter(asked / name, SPEC) as writer:
+            writer.append(episode)
+        found = shown(capsys, "watch", str(run), str(asked / name), "--level", "0.2")["departures"]
+        stuck = [each for each in found if "the same value for" in each["reason"]]
+        assert bool(stuck) == (name == "dead")
+        assert all(each["step"] > DAY for each in stuck)

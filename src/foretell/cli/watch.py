@@ -26,8 +26,9 @@ class Watch(Command):
     """Watch a stream and say where a run is not to be trusted, and why.
 
     Prints events as they occur: what was not predicted, what is unlike training, what is missing. An event is a step
-    at which trust is lost, or returns. The run must be calibrated: `foretell train` does it where it holds enough
-    episodes out, `foretell calibrate` does it better.
+    at which trust is lost, or returns. Of channels that are grounded in the run it also tells how they, errors of
+    their forecasts and actions depart from calibration, at the same level once more. The run must be calibrated:
+    `foretell train` does it where it holds enough episodes out, `foretell calibrate` does it better.
 
       foretell watch runs/rooms data/today
       foretell watch runs/rooms data/today --report today.html
@@ -59,9 +60,10 @@ class Watch(Command):
     def run(self, context: Context) -> dict[str, Any]:
         """Watch; returns counts and the events."""
         from foretell.evaluation.report import write_report
-        from foretell.evaluation.trust import calibration_of, is_event, verdicts_of, why
+        from foretell.evaluation.trust import calibration_of, departing, is_event, verdicts_of, why
         from foretell.evaluation.watch_page import PAGES, Watched, watch_report
         from foretell.model.checkpoint import load
+        from foretell.trust.departures import Departures
         from foretell.trust.monitor import Monitor, Verdict
 
         if self.report is not None and self.report.exists():
@@ -71,6 +73,8 @@ class Watch(Command):
         level = max(0.01, calibration.lowest) if self.level is None else self.level
         monitor = Monitor(found.model, calibration, level=level)
         events: list[dict[str, Any]] = []
+        departed: list[dict[str, Any]] = []
+        departures = [p for p in found.parts.values() if isinstance(p, Departures)]
         shown: list[Watched] = []
         episodes = steps = alarmed = 0
         try:
@@ -84,7 +88,11 @@ class Watch(Command):
                     verdicts.append(verdict)
                 episodes, steps = episodes + 1, steps + len(verdicts)
                 watched = Watched(number, episode, verdicts)
-                alarmed += watched.alarm is not None
+                said = [each for made in departures for each in departing(found.model, made, episode, level)]
+                for step, reason in said:
+                    context.console.print(f"episode {number}, step {step}: {reason}", soft_wrap=True, markup=False)
+                    departed.append({"episode": number, "step": step, "reason": reason})
+                alarmed += watched.alarm is not None or bool(said)
                 if self.report is not None and watched.alarm is not None and len(shown) < PAGES:
                     shown.append(watched)
         except KeyboardInterrupt:
@@ -99,6 +107,7 @@ class Watch(Command):
             "steps": steps,
             "alarmed": alarmed,
             "events": events,
+            "departures": departed,
         }
         if self.report is not None:
             command = f"foretell watch {self.run_folder} {self.store} --level {level:g} --report {self.report}"

@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.units import require_units
 from foretell.errors import DataError, SpecError
 from foretell.model.checkpoint import Checkpoint, load, save
-from foretell.model.readout import Readout
+from foretell.model.readout import Grounded, Readout
 from foretell.model.world_model import WorldModel
 from foretell.readout import channel_values, fit_readout
 from foretell.spec import Episode
 from foretell.training import TrainRecord
 from foretell.training.card import write_calibration
 from foretell.trust.calibration import Calibration, Seen, calibrate, enough, fit, refit, require_episodes, see
+from foretell.trust.departures import KINDS, Departed, Departures, departures_of, fit_departures
 from foretell.trust.intervals import Intervals, errors_ahead, fit_intervals
 from foretell.trust.monitor import Monitor, Verdict
 from foretell.trust.support import Support, calibrate_support, fit_support
@@ -98,6 +100,10 @@ def calibrate_run(
     for readout in readouts:
         intervals = _possible(say, partial(_intervals, found.model, readout, own, episodes, passed))
         parts |= {} if intervals is None else {f"intervals.{readout.channel}": intervals}
+    for channel in found.model.config.grounded:
+        both = _possible(say, partial(_grounded, found.model, channel, own, episodes, passed))
+        if both is not None:
+            parts |= {f"intervals.{channel}": both[0], f"departures.{channel}": both[1]}
     save(run, found.model, {**found.parts, **parts})
     write_calibration(run, found.model, _told({**found.parts, **parts}, made, own, len(episodes)))
     return {
@@ -114,7 +120,7 @@ def calibrate_run(
 def _told(parts: Mapping[str, nn.Module], made: Calibration, store: EpisodeStore, episodes: int) -> list[str]:
     """What a model card says of a calibration."""
     around = [f"{p.channel}, up to {max(p.horizons)} steps ahead" for p in parts.values() if isinstance(p, Intervals)]
-    read = [p.channel for p in parts.values() if isinstance(p, Readout)]
+    read = [p.channel for p in parts.values() if isinstance(p, Readout | Departures)]
     return [
         f"Calibrated on {episodes:,} episodes of {store.path.resolve().name}, the shortest of {made.length:,} steps."
         f" Alarms may be set to a share of false ones of {made.lowest:.2g} or more; the share is kept for episodes like"
@@ -151,6 +157,46 @@ def _intervals(
         for z, a, t, k in zip(passed.latents, passed.actions, truths, known, strict=True)
     ]
     return fit_intervals(readout, horizons, errors, steps=PER_EPISODE)
+
+
+def _grounded(
+    model: WorldModel, channel: str, store: EpisodeStore, episodes: Sequence[int], passed: _Passing
+) -> tuple[Intervals, Departures]:
+    """Around what a latent holds of a channel itself, at the end of each block up to `LONGEST` steps, and what that
+    channel, errors of its forecasts and the actions that are chosen are like, from calibration episodes.
+    """
+    block, reads = model.config.block, Grounded(model, channel)
+    shortest = min(map(len, passed.latents))
+    horizons = range(block, max(block, min(LONGEST, shortest - 1 - model.config.history * block)) + 1, block)
+    truths, known = channel_values(store, channel, episodes)
+    values = [t.masked_fill(~k, float("nan")) for t, k in zip(truths, known, strict=True)]
+    errors = [
+        errors_ahead(model, reads, z, a, v, horizons)
+        for z, a, v in zip(passed.latents, passed.actions, values, strict=True)
+    ]
+    chosen = [a[:, torch.tensor(model.spec.action.chosen)] for a in passed.actions]
+    departures = fit_departures(channel, horizons, values, errors, chosen, memory=max(1.0, shortest / 4), every=block)
+    return fit_intervals(reads, horizons, errors, steps=PER_EPISODE), departures
+
+
+def departed(model: WorldModel, made: Departures, episode: Episode) -> Departed:
+    """How an episode departs from calibration, at each step of it."""
+    seen, reads = see(model, episode), Grounded(model, made.channel)
+    values = torch.from_numpy(np.asarray(episode.observations[made.channel], np.float32)).reshape(len(episode), -1)
+    if made.channel in episode.valid:
+        there = torch.from_numpy(episode.valid[made.channel].reshape(len(values), -1))
+        values = values.masked_fill(~there, float("nan"))
+    errors = errors_ahead(model, reads, seen.latents, seen.actions, values, made.horizons)
+    (found,) = departures_of(made, [values], [errors], [seen.actions[:, torch.tensor(model.spec.action.chosen)]])
+    return found
+
+
+def departing(model: WorldModel, made: Departures, episode: Episode, level: float) -> list[tuple[int, str]]:
+    """Steps at which a kind of departure begins to alarm, and what is said of it."""
+    found = departed(model, made, episode)
+    alarms = found.alarms(level)
+    begins = alarms & ~torch.cat([torch.zeros_like(alarms[:1]), alarms[:-1]])
+    return [(t, found.reason(t, kind, made.channel)) for t, k in begins.nonzero().tolist() for kind in (KINDS[k],)]
 
 
 def _possible(say: Say, make: Callable[[], T]) -> T | None:

@@ -35,6 +35,7 @@ PARTS: dict[str, str] = {
     "trust": "foretell.trust.calibration:Calibration",
     "intervals": "foretell.trust.intervals:Intervals",
     "support": "foretell.trust.support:Support",
+    "departures": "foretell.trust.departures:Departures",
     "overlap": "foretell.trust.overlap:Overlap",
 }
 """Heads that may travel with a model, by kind; a part is named `KIND`, or `KIND.NAME` where there may be several.

@@ -26,6 +26,14 @@ SENSOR: tuple[Kind, ...] = ("stuck", "jump")
 """Kinds that are about what is measured; the others are about what was expected of it, and about what was done."""
 NEAR = 2
 """Horizons, the shortest, that a single great error is looked for in."""
+_SAID: dict[Kind, str] = {
+    "error": "a forecast was further off than they are ({:.2g} times what is usual)",
+    "drift": "forecasts have erred to one side for long ({:.2g} times what is usual)",
+    "level": "{:.2g} times as far out as all but one in a hundred values",
+    "stuck": "the same value for {:.0f} steps",
+    "jump": "changed by {:.3g} in a step",
+    "dose": "{:.2g} times as much was given as usual",
+}
 _TAIL, _FEWEST, _THINNEST = 0.15, 8, 5.0
 """Share of episodes that a tail is extrapolated from, how many at least, and the exponent that it is believed at most:
 few episodes cannot tell that there is nothing beyond them."""
@@ -72,18 +80,14 @@ class Departed:
 
     def reasons(self, stream: int, channel: str, *, level: float = 0.05) -> list[str]:
         """For people, of one stream, a line for each kind that alarms."""
-        said = {
-            "error": "a forecast was further off than they are ({:.2g} times what is usual)",
-            "drift": "forecasts have erred to one side for long ({:.2g} times what is usual)",
-            "level": "{:.2g} times as far out as all but one in a hundred values",
-            "stuck": "the same value for {:.0f} steps",
-            "jump": "changed by {:.3g} in a step",
-            "dose": "{:.2g} times as much was given as usual",
-        }
-        each = zip(KINDS, self.signals[stream].tolist(), self.p[stream].tolist(), strict=True)
-        high = self.alarms(level)[stream].tolist()
-        found = [f"{channel}: {said[kind].format(value)} (p = {p:.1g})" for kind, value, p in each]
-        return [line for line, alarm in zip(found, high, strict=True) if alarm]
+        high = zip(KINDS, self.alarms(level)[stream].tolist(), strict=True)
+        return [self.reason(stream, kind, channel) for kind, alarm in high if alarm]
+
+    def reason(self, stream: int, kind: Kind, channel: str) -> str:
+        """For people, of one stream and kind."""
+        k = KINDS.index(kind)
+        what = _SAID[kind].format(float(self.signals[stream, k]))
+        return f"{channel}: {what} (p = {float(self.p[stream, k]):.1g})"
 
 
 class Departures(nn.Module):
