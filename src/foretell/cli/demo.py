@@ -103,7 +103,7 @@ def _answers(result: dict[str, Any]) -> Any:
         row = (f"{part['planned'][key]:.1%}" for part in (mine, them))
         shown.add_row(f"{name}, planned", *row, f"as prescribed {them['usual'][key]:.1%}")
     for what, found in result["trust"]["all"].items():
-        shown.add_row(f"alarmed: {what}", "", f"{found['alarmed']:.0%} of {found['lives']}", "")
+        shown.add_row(f"alarmed: {what}", "", f"{found['either']:.0%} of {found['n']}", "")
     return shown
 
 
