@@ -38,7 +38,7 @@ from foretell.model.readout import Grounded
 from foretell.trust.calibration import see
 from foretell.trust.intervals import Intervals, LiveIntervals, ahead, errors_ahead, fit_intervals
 from foretell.trust.overlap import LEAST, Overlap
-from foretell.worlds.glucose import HELD_OUT, TRAINING, Trial, Ward, logged, shares, trials
+from foretell.worlds.glucose import HELD_OUT, TRAINING, Simulator, Trial, Ward, logged, patients, shares, trials
 from foretell.worlds.glucose import Options as Care
 from foretell.worlds.glucose.risk import LOWEST
 from foretell.worlds.glucose.trials import Kind
@@ -273,6 +273,38 @@ def control(options: Options) -> Iterator[Row]:
             )
 
 
+def simulator(options: Options) -> Iterator[Row]:
+    """Patient-days a second, one thread, the best of three: meals, insulin and glucose alone; beside it logged care,
+    sensor, pump and treatment included.
+    """
+    count = 28 if options.quick else 512
+    who = patients([TRAINING[i % len(TRAINING)] for i in range(count)])
+
+    def live() -> None:
+        lives = Simulator(who)
+        for minute in range(24 * 60):
+            if minute % 360 == 180:
+                lives.eat(np.full(count, 60.0))
+            lives.minute(who.basal / 60)
+
+    def best(what: Callable[[], object], days: int) -> float:
+        taken = []
+        for _ in range(1 if options.quick else 3):
+            started = time.perf_counter()
+            what()
+            taken.append(time.perf_counter() - started)
+        return days / min(taken)
+
+    logs = best(lambda: list(logged(Care(logs="randomised"), count, seed=HELD)), 2 * count)
+    yield Row(
+        id="glucose.simulator.patient_days_per_second",
+        value=best(live, count),
+        n=count,
+        unit="1/s",
+        baselines={"logged_care": logs},
+    )
+
+
 def seconds(options: Options) -> Iterator[Row]:
     """All that this command has done until now for one seed; beside it recording, training and fitting alone, both
     kinds of logs.
@@ -297,6 +329,7 @@ MEASURES = {
     "glucose.control": control,
     **TRUST,
     **REMIFENTANIL,
+    "glucose.simulator": simulator,
     "glucose.seconds": seconds,
 }
 
