@@ -115,9 +115,7 @@ def test_a_what_if_is_answered_where_logs_can_tell_and_else_says_why_not(
     doubted = shown(capsys, "what-if", str(asked / "run-plain"), *question, "--ledger", str(ledger))
     assert not doubted["answered"]
     assert doubted["effect"] is None
-    assert re.search(
-        "basal: a change of up to .* U/h is asked about; in states like this it never", doubted["doubts"][0]
-    )
+    assert re.search("basal: up to .* U/h less is asked about; in states like this it never", doubted["doubts"][0])
     assert Ledger(ledger).verify() == 2
     assert main(["what-if", str(asked / "run-plain"), *question]) == 0
     assert "No answer: the logs cannot tell." in capsys.readouterr().out

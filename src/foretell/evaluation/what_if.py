@@ -92,12 +92,13 @@ def what_if(
             " so nothing is known of what comes then"
         )
     change, shares = changes(overlap, history, plan, other)
-    compared = {n: float(s) for n, s, c in zip(action.names, shares, change, strict=True) if c > 0}
+    compared = {n: float(s) for n, s, c in zip(action.names, shares, change, strict=True) if c}
     doubts = tuple(
-        f"{name}: a change of up to {change[i]:.3g}{' ' + action.units[i] if action.units[i] else ''} is asked about;"
-        f" in states like this it never varied so but for reasons that were seen (at {share:.1%} of steps)"
+        f"{name}: up to {abs(change[i]):.3g}{' ' + action.units[i] if action.units[i] else ''}"
+        f" {'more' if change[i] > 0 else 'less'} is asked about; in states like this it never varied so but for reasons"
+        f" that were seen (at {share:.1%} of steps)"
         for i, (name, share) in enumerate(zip(action.names, shares, strict=True))
-        if change[i] > 0 and share < least
+        if change[i] and share < least
     )
     steps = tuple(range(block, len(plan) + 1, block))
     said = WhatIf(
@@ -114,8 +115,12 @@ def what_if(
 
 
 def changes(overlap: Overlap, history: Episode, plan: Array, other: Array) -> tuple[Array, Array]:
-    """(A,) how far two plans (K, A) differ at most, and (A,) how often logs did; see `Overlap.share`."""
-    change = np.abs(other - plan).max(0)
+    """(A,) how far two plans (K, A) differ at most, with the sign of the first difference, and (A,) how often logs did;
+    see `Overlap.share`.
+    """
+    moved = other - plan
+    first = moved[(moved != 0).argmax(0), np.arange(moved.shape[1])]
+    change = np.sign(first) * np.abs(moved).max(0)
     # With what is told of now.
     now = replace(history, actions=np.concatenate([history.actions, plan[:1]]))
     return change, overlap.share(now, change)

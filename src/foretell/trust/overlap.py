@@ -107,7 +107,7 @@ class Overlap(nn.Module):
 
     def share(self, history: Episode, change: Array) -> Array:
         """(A,) of the training steps most like the last one of a history, the share at which each action differed from
-        what was to be expected by half of the change (A,) asked about or more; 1 where no change is.
+        what was to be expected by half of the change (A,) asked about or more, to the same side; 1 where no change is.
 
         A change counts in units of what is usual in the history, whose actions may hold one for its last step, too, in
         which exogenous ones are told of. Raises SpecError where a channel is missing.
@@ -120,7 +120,7 @@ class Overlap(nn.Module):
             .sum(1)
             .topk(min(ALIKE, len(self.get_buffer("states"))), largest=False)
         )
-        left = self.get_buffer("left")[near.indices].abs().double().numpy()
+        left = np.sign(change) * self.get_buffer("left")[near.indices].double().numpy()
         usual = usual_of(np.asarray(history.actions, np.float64))
         usual = np.where(usual > 0, usual, self.get_buffer("usual").double().numpy())
         asked = np.abs(change) / np.where(usual > 0, usual, 1.0)
