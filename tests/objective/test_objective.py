@@ -118,7 +118,7 @@ class TestTerms:
         there = batch.valid["state"][:, 1:]
         known = there.double()
         by_horizon = ((off[..., :3] * known).sum(0) / known.sum(0)).sqrt()
-        torch.testing.assert_close(found["grounded"].double(), by_horizon.mean())
+        torch.testing.assert_close(found["grounded"].double(), by_horizon.prod() ** (1 / by_horizon.numel()))
         torch.testing.assert_close(found["prediction"], off[..., 3:].mean())
         assert "grounded" not in scores(objective(), batch)
 

@@ -27,18 +27,20 @@ FOLDERS = {"two_rooms": Path("runs/demo"), "glucose": Path("runs/demo-glucose")}
 class Demo(Command):
     """Record, train, plan, forecast and report, in minutes.
 
-    Of two rooms: records random walks, trains a world model from their pixels, and asks it to reach goals in the other
-    room. Of glucose: records virtual patients with type 1 diabetes, learns what meals and insulin do, and answers about
-    one whom it has not learned from: forecast, what if, treatment, and when it is not to be trusted. Writes report.html
-    and report.json. An earlier demo in the same folder is replaced.
+    Of two rooms: records random walks, trains a world model from their pixels, and
+    asks it to reach goals in the other room. Of glucose: records virtual patients
+    with type 1 diabetes, learns what meals and insulin do, and answers about one it
+    has not learned from: forecast, what if, treatment, and when not to trust it.
+    Writes report.html and report.json. An earlier demo in the same folder is
+    replaced.
 
       foretell demo
       foretell demo glucose
       foretell demo --out runs/other --seed 1
     """
 
-    world: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WORLD")] = "two_rooms"
-    """two_rooms or glucose."""
+    world: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[two_rooms|glucose]")] = "two_rooms"
+    """The world."""
     out: Annotated[
         Path | None, tyro.conf.arg(metavar="TO", help_behavior_hint="(default: runs/demo, runs/demo-glucose)")
     ] = None

@@ -135,9 +135,9 @@ def _parse(name: str, arguments: list[str]) -> tuple[Command, Shared] | None:
     )
     if {"-h", "--help"} & set(arguments):
         print(_about(command.__doc__) + "\n")
-    errors = io.StringIO()
+    errors, told = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(told):
             parsed: Any = tyro.cli(
                 options,
                 prog=f"foretell {name}",
@@ -147,9 +147,16 @@ def _parse(name: str, arguments: list[str]) -> tuple[Command, Shared] | None:
             )
     except SystemExit as stop:
         if not stop.code:
+            print(_wrapped(told.getvalue()), end="")
             return None
         raise ForetellError(f"{usage_error(errors.getvalue())} (see foretell {name} --help)") from None
     return parsed.command, parsed.shared
+
+
+def _wrapped(told: str) -> str:
+    """Help with its usage, the first line, wrapped like the rest."""
+    usage, rest = told.split("\n", 1)
+    return textwrap.fill(usage, 80, subsequent_indent=" " * len("usage: "), break_on_hyphens=False) + "\n" + rest
 
 
 def _about(docstring: str) -> str:

@@ -36,8 +36,8 @@ class ObjectiveConfig:
     """What SIGReg spreads out: what differs between two windows of one episode, so that what stays constant within an
     episode (a wall, a patient) cannot drown what moves; or the states themselves."""
     grounded: float = 1.0
-    """Open-loop error of the latent's grounded values (`ModelConfig.grounded`), where they are known: root mean
-    squares, averaged over horizons, so that what is near counts beside what is far."""
+    """Open-loop error of the latent's grounded values (`ModelConfig.grounded`), where they are known: the geometric mean
+    over horizons of root mean squares, so that a hundredth less counts alike near and far."""
     context: float = 0.1
     """What the latent's context part is learned by: SIGReg over episodes, how little it changes within one, and how
     well it tells them apart. Where it weighs much, features of what moves come late or never."""
@@ -125,7 +125,7 @@ class Objective(nn.Module):
         if grounded and c.grounded:
             known = model.grounds_known(batch.valid)[:, about, None].to(errors)
             squares = (errors[..., :grounded] * known).sum((0, 2)) / known.sum((0, 2)).clamp_min(1.0)
-            terms["grounded"] = squares.clamp_min(1e-8).sqrt().mean()
+            terms["grounded"] = (squares.clamp_min(1e-8).log() / 2).mean().exp()
         flat = latents.flatten(2)
         if c.sigreg and not c.paired:
             terms["sigreg"] = sigreg(flat[..., grounded:], c.slices, generator)
