@@ -135,7 +135,8 @@ def _parse(name: str, arguments: list[str]) -> tuple[Command, Shared] | None:
     )
     if {"-h", "--help"} & set(arguments):
         print(_about(command.__doc__) + "\n")
-    errors, told = io.StringIO(), io.StringIO()
+    # Boxes are drawn in what the terminal can show.
+    errors, told = io.StringIO(), io.TextIOWrapper(io.BytesIO(), encoding=getattr(sys.stdout, "encoding", None))
     try:
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(told):
             parsed: Any = tyro.cli(
@@ -147,7 +148,8 @@ def _parse(name: str, arguments: list[str]) -> tuple[Command, Shared] | None:
             )
     except SystemExit as stop:
         if not stop.code:
-            print(_wrapped(told.getvalue()), end="")
+            told.seek(0)
+            print(_wrapped(told.read()), end="")
             return None
         raise ForetellError(f"{usage_error(errors.getvalue())} (see foretell {name} --help)") from None
     return parsed.command, parsed.shared

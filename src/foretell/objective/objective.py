@@ -36,8 +36,8 @@ class ObjectiveConfig:
     """What SIGReg spreads out: what differs between two windows of one episode, so that what stays constant within an
     episode (a wall, a patient) cannot drown what moves; or the states themselves."""
     grounded: float = 1.0
-    """Open-loop error of the latent's grounded values (`ModelConfig.grounded`), where they are known: the geometric mean
-    over horizons of root mean squares, so that a hundredth less counts alike near and far."""
+    """Open-loop error of the latent's grounded values (`ModelConfig.grounded`), where they are known: the geometric
+    mean over horizons of root mean squares, so that a hundredth less counts alike near and far."""
     context: float = 0.1
     """What the latent's context part is learned by: SIGReg over episodes, how little it changes within one, and how
     well it tells them apart. Where it weighs much, features of what moves come late or never."""
