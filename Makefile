@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 # cpu, or cuda for the torch build with GPU packages; an environment keeps what it was made with.
 TORCH ?= $(if $(wildcard $(VENV)/.torch-cuda),cuda,cpu)
 ARGS ?=
+# Tests side by side; each on one thread, as most of them are short.
+PROCESSES ?= 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip install -q --no-compile --no-build-isolation -c constraints.txt
@@ -22,7 +24,7 @@ demo: $(VENV)/.core  ## record, train, plan, forecast; writes runs/demo/report.h
 	$(BIN)/foretell demo $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests (ARGS="-k name" for some of them)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict and the direction of imports
 	$(BIN)/ruff check .

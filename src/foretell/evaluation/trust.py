@@ -182,7 +182,7 @@ def _grounded(
 def departed(model: WorldModel, made: Departures, episode: Episode) -> Departed:
     """How an episode departs from calibration, at each step of it."""
     seen, reads = see(model, episode), Grounded(model, made.channel)
-    values = torch.from_numpy(np.asarray(episode.observations[made.channel], np.float32)).reshape(len(episode), -1)
+    values = torch.from_numpy(np.array(episode.observations[made.channel], np.float32)).reshape(len(episode), -1)
     if made.channel in episode.valid:
         there = torch.from_numpy(episode.valid[made.channel].reshape(len(values), -1))
         values = values.masked_fill(~there, float("nan"))
