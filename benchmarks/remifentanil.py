@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -34,7 +33,7 @@ from torch import Tensor
 from benchmarks.result import Options, Row, run
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.writer import EpisodeWriter
-from foretell.errors import ForetellError, SpecError
+from foretell.errors import SpecError
 from foretell.evaluation.intervals import bootstrap
 from foretell.model.world_model import ModelConfig, WorldModel
 from foretell.objective.objective import ObjectiveConfig
@@ -566,7 +565,4 @@ MEASURES = {"remifentanil": rows}
 
 
 if __name__ == "__main__":
-    try:
-        run("remifentanil", MEASURES)
-    except ForetellError as error:
-        sys.exit(f"remifentanil: {error}")
+    run("remifentanil", MEASURES)

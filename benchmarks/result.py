@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from foretell.errors import ForetellError
 from foretell.evaluation.intervals import wilson
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,12 +66,20 @@ def run(name: str, measures: Mapping[str, Measure], arguments: Sequence[str] | N
     options = Options(quick=chosen.quick, only=chosen.only)
     started = time.perf_counter()
     rows: list[Row] = []
+    failed: list[str] = []
     for prefix, measure in measures.items():
         if options.wants(prefix):
-            for row in measure(options):
-                if row.id.startswith(options.only):
-                    rows.append(row)
-                    print(_line(row), file=sys.stderr, flush=True)
+            try:
+                for row in measure(options):
+                    if row.id.startswith(options.only):
+                        rows.append(row)
+                        print(_line(row), file=sys.stderr, flush=True)
+            except ForetellError as error:
+                # Such as an extra that is not installed: what hours of others found is not lost for it.
+                failed.append(f"{prefix}: {error}")
+                print(failed[-1], file=sys.stderr, flush=True)
+    if not rows and failed:
+        parser.error("; ".join(failed))
     if not rows:
         parser.error(f"--only {options.only}: no such row; there are rows under {', '.join(measures)}")
     result: dict[str, object] = {
@@ -90,6 +99,8 @@ def run(name: str, measures: Mapping[str, Measure], arguments: Sequence[str] | N
         kept = ROOT / "benchmarks" / "results" / f"{name}.json"
         kept.parent.mkdir(exist_ok=True)
         kept.write_text(text, "utf-8")
+    if failed:
+        parser.error(f"rows are missing: {'; '.join(failed)}")
     return result
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foretell.errors import SpecError
 from foretell.model.readout import Grounded
 from foretell.model.world_model import WorldModel
 from foretell.planning import Choose, Controller, ControllerConfig
@@ -27,7 +28,7 @@ FACTORS = (1.0, 0.0, 0.5, 1.5, 2.0)
 """Multiples of the usual basal rate that randomised logs hold; of equally good ones the first."""
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 """Of a bolus, what may be given; the first is all of it, the last none."""
-_TARGET = 120.0
+_TARGET, _HALF_HOUR = 120.0, 30
 _LATEST = 45 // MINUTES
 """Steps by which boluses come late in logs, at most."""
 ERRORS = (12.0, 18.0, 22.0, 25.0, 28.0, 30.0, 32.0, 33.0)
@@ -121,7 +122,7 @@ class Planned(Usual):
     watch: of glucose, its forecasts at each half hour, basal rate and bolus; where it finds, at a `level` of false
     alarms, that the sensor is not what it was, it hands over for good: the basal rate and boluses as prescribed,
     whatever the sensor shows. Of other alarms it only tells (`said`): where forecasts fail, doses become smaller by
-    themselves.
+    themselves. Raises SpecError for a model whose blocks are not half hours.
     """
 
     def __init__(
@@ -140,6 +141,8 @@ class Planned(Usual):
         suspend: float = 90.0,
     ) -> None:
         super().__init__(ward)
+        if model.config.block * MINUTES != _HALF_HOUR:
+            raise SpecError(f"treatment: a model in blocks of half an hour expected, got {model.config.block} steps")
         self.floor, self.high, self.weight, self.doubt, self.suspend = floor, high, weight, doubt, suspend
         self.wait, block, horizon = wait, model.config.block, len(ERRORS)
         self._steps, self._basal = horizon * block, torch.from_numpy(self.rules.basal).float()
