@@ -28,14 +28,13 @@ from torch import Tensor
 from benchmarks.result import Options
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.writer import EpisodeWriter
+from foretell.evaluation.glucose_answers import MINUTES_AHEAD, readings
+from foretell.evaluation.glucose_demo import TRAINING_SETTINGS
 from foretell.evaluation.intervals import bootstrap
 from foretell.model.checkpoint import load
-from foretell.model.world_model import ModelConfig, WorldModel
-from foretell.objective.objective import ObjectiveConfig
+from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
-from foretell.training import TrainConfig, train
-from foretell.training.refine import Refine
-from foretell.training.temporal import DistanceFit
+from foretell.training import train
 from foretell.trust.overlap import Overlap, fit_overlap
 from foretell.worlds.glucose import Options as Care
 from foretell.worlds.glucose import logged
@@ -49,23 +48,9 @@ STARTED = time.perf_counter()
 SEEDS = (0, 1, 2, 3, 4)
 HELD, ASKED = 80_001, 80_002
 """Seeds of the days that forecasts and trials are about; those of training are 0 to 4."""
-MINUTES_AHEAD = (30, 60, 120, 240)
 EPISODES = 2800
 """Of two days each, to learn from."""
-SETTINGS = TrainConfig(
-    model=ModelConfig(latent=32, block=6, look=DAY, grounded=("glucose",), features=96, width=192),
-    objective=ObjectiveConfig(prediction=0.1, sigreg=0.1, slices=32, inverse=0.0, spread="state", settle=0, ramp=1),
-    steps=9000,
-    batch=64,
-    length=9,
-    weight_decay=0.01,
-    gains=("insulin+basal+bolus:0.3", "meal+carbohydrates:0.2", "glucose:0.2@110"),
-    holdout=0.0,
-    refine=Refine(steps=0),
-    distance=DistanceFit(steps=0),
-    precision="float32",
-    device="cpu",
-)
+SETTINGS = replace(TRAINING_SETTINGS, steps=9000)
 
 
 @dataclass(frozen=True)
@@ -122,12 +107,6 @@ def measured(episode: Episode) -> NDArray[np.bool_]:
     """(T,) where there is a reading."""
     mask = episode.valid.get("glucose", np.ones(len(episode), np.bool_))
     return mask.reshape(len(episode), -1)[:, 0]
-
-
-def readings(episode: Episode) -> Tensor:
-    """(T, 1) mg/dL, NaN where there is no reading."""
-    values = np.where(measured(episode), episode.observations["glucose"][:, 0], np.nan)
-    return torch.from_numpy(values.astype(np.float32))[:, None]
 
 
 def features(past: Episode, plan: Array) -> Array:

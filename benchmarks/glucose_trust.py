@@ -17,21 +17,18 @@ from torch import Tensor
 
 from benchmarks.glucose_made import HELD, MINUTES_AHEAD, SEEDS, Array, made, readings
 from benchmarks.result import Options, Row
+from foretell.evaluation.glucose_answers import HORIZONS, errors_of
+from foretell.evaluation.glucose_watch import departures_in, given
 from foretell.evaluation.treatment import Planned, Treats, Usual, treat
-from foretell.model.readout import Grounded
 from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
 from foretell.trust.calibration import see
-from foretell.trust.departures import Departed, Departures, departures_of, fit_departures
-from foretell.trust.intervals import errors_ahead
+from foretell.trust.departures import Departed, Departures, departures_of
 from foretell.worlds.glucose import CHILDREN, HELD_OUT, Ward, logged, shares
 from foretell.worlds.glucose import Options as Care
 from foretell.worlds.glucose.events import EVENTS, Event, Happens, disturbed
 from foretell.worlds.glucose.ward import DAY, MINUTES
 
-HORIZONS = tuple(range(6, 49, 6))
-MEMORY = DAY // 2
-"""Steps over which errors to one side are added up: half a day."""
 LEVEL = 0.05
 """Share of ordinary days that may alarm."""
 DOUBLED = "dose_doubled"
@@ -62,15 +59,9 @@ class Watched:
         return np.array([bool(d.alarms(LEVEL)[at:].any()) for d, at in zip(self.found, onset, strict=True)])
 
 
-def _seen(model: WorldModel, episodes: Sequence[Episode]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Readings (T, 1), errors (T, H, 1) of forecasts, and basal rates and boluses (T - 1, 2) of episodes."""
-    reads, values, errors, actions = Grounded(model, "glucose"), [], [], []
-    for episode in episodes:
-        seen = see(model, episode)
-        values.append(readings(episode))
-        errors.append(errors_ahead(model, reads, seen.latents, seen.actions, values[-1], HORIZONS))
-        actions.append(seen.actions[:, :2])
-    return values, errors, actions
+def _errors(model: WorldModel, episodes: Sequence[Episode]) -> list[Tensor]:
+    """(T, H, 1) of the forecasts made at each step of episodes."""
+    return [errors_of(model, e, see(model, e)) for e in episodes]
 
 
 @functools.cache
@@ -78,8 +69,7 @@ def watch(seed: int, options: Options) -> Departures:
     """Calibrated on other days of the patients to learn from."""
     care = Care(logs="randomised")
     known = list(logged(care, 14 if options.quick else 140, seed=_CALIBRATION))
-    seen = _seen(made(seed, options)["randomised"].model, known)
-    return fit_departures("glucose", HORIZONS, *seen, memory=MEMORY, every=6)
+    return departures_in(known, _errors(made(seed, options)["randomised"].model, known))
 
 
 @functools.cache
@@ -92,7 +82,9 @@ def watched(seed: int, options: Options, what: str) -> Watched:
         event: Event = "dose" if what == DOUBLED else what  # type: ignore[assignment]
         boluses = {"boluses": 2.0} if what == DOUBLED else {}
         both = list(disturbed(event, care, 6 if options.quick else 60, seed=_EVENTS, **boluses))
-    values, errors, actions = _seen(made(seed, options)["randomised"].model, [e for e, _ in both])
+    episodes = [e for e, _ in both]
+    errors = _errors(made(seed, options)["randomised"].model, episodes)
+    values, actions = [readings(e) for e in episodes], [given(e) for e in episodes]
     return Watched(
         onset=np.array([at for _, at in both]),
         found=departures_of(watch(seed, options), values, errors, actions),

@@ -125,19 +125,29 @@ def train_stages(settings: Experiment, folder: Path, *, seed: int, listener: Lis
         init = out
 
 
+class Laps:
+    """Seconds of each stage since the one before."""
+
+    def __init__(self) -> None:
+        self.started = self._at = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str) -> None:
+        """A stage has ended."""
+        now = time.perf_counter()
+        self.seconds[name], self._at = now - self._at, now
+
+    def total(self) -> dict[str, float]:
+        """Of all stages, and of everything until now as `total`."""
+        return {**self.seconds, "total": time.perf_counter() - self.started}
+
+
 def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: Listener) -> Finished:
     """Record into folder/episodes, train into folder/run, calibrate, evaluate. `folder` holds neither yet.
 
     The episodes, the training and the problems are all drawn by `seed`.
     """
-    seconds: dict[str, float] = {}
-    started = at = time.perf_counter()
-
-    def lap(name: str) -> None:
-        nonlocal at
-        seconds[name] = time.perf_counter() - at
-        at = time.perf_counter()
-
+    lap = Laps()
     world = record_world(settings, folder, seed=seed, listener=listener)
     lap("record")
     train_stages(settings, folder, seed=seed, listener=listener)
@@ -168,7 +178,6 @@ def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: L
     evaluation = replace(settings.evaluation, seed=seed)
     measured = evaluate(run.model, parts, recorded, world, evaluation, readout=readout, say=listener.say)
     lap("evaluate")
-    seconds["total"] = time.perf_counter() - started
     return Finished(
         world=world,
         model=run.model,
@@ -177,5 +186,5 @@ def run_experiment(settings: Experiment, folder: Path, *, seed: int, listener: L
         calibration=calibration,
         evaluation=measured,
         frames_per_second=run.note.frames_per_second,
-        seconds=seconds,
+        seconds=lap.total(),
     )

@@ -5,7 +5,6 @@ For research, not a medical device.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from foretell.evaluation import glucose_watch as watching
 from foretell.evaluation.asking import PART as OVERLAP
 from foretell.evaluation.asking import overlap_in
 from foretell.evaluation.demo import clear, peak_memory_mb
-from foretell.evaluation.experiment import EPISODES, RUN, Experiment, Listener, record_world, train_stages
+from foretell.evaluation.experiment import EPISODES, RUN, Experiment, Laps, Listener, record_world, train_stages
 from foretell.evaluation.report import write_json, write_report
 from foretell.evaluation.suite import EvaluationConfig
 from foretell.evaluation.treatment import groups
@@ -149,14 +148,7 @@ def run_glucose_demo(out: Path, *, seed: int, listener: Listener, settings: Gluc
     from foretell.evaluation.glucose_page import page
 
     clear(out, listener)
-    seconds: dict[str, float] = {}
-    started = at = time.perf_counter()
-
-    def lap(name: str) -> None:
-        nonlocal at
-        seconds[name] = time.perf_counter() - at
-        at = time.perf_counter()
-
+    lap = Laps()
     experiment = Experiment(
         world="glucose",
         options={"logs": settings.logs.logs},
@@ -174,7 +166,7 @@ def run_glucose_demo(out: Path, *, seed: int, listener: Listener, settings: Gluc
     lap("calibrate")
     found = asking.answers(*calibrated, lap=lap)
     record = TrainRecord.read(out / RUN)
-    seconds["total"] = time.perf_counter() - started
+    seconds = lap.total()
     listener.say("writing the report")
     write_report(page(found, out / RUN, settings=settings, seed=seed, seconds=seconds), out / "report.html")
     result = {

@@ -66,9 +66,7 @@ class Watching:
             over = self.departed.alarms(self.level)[:, k]
             if bool(over.any()):
                 step = int(over.int().argmax())
-                alone = Departed(self.departed.signals[step : step + 1], self.departed.p[step : step + 1].clone())
-                alone.p[0, [i for i in range(len(KINDS)) if i != k]] = 1.0
-                found.append((step, kind, alone.reasons(0, "glucose", level=self.level)[0]))
+                found.append((step, kind, self.departed.reason(step, kind, "glucose")))
         return sorted(found)
 
 

@@ -196,7 +196,7 @@ def departing(model: WorldModel, made: Departures, episode: Episode, level: floa
     found = departed(model, made, episode)
     alarms = found.alarms(level)
     begins = alarms & ~torch.cat([torch.zeros_like(alarms[:1]), alarms[:-1]])
-    return [(t, found.reason(t, kind, made.channel)) for t, k in begins.nonzero().tolist() for kind in (KINDS[k],)]
+    return [(t, found.reason(t, KINDS[k], made.channel)) for t, k in begins.nonzero().tolist()]
 
 
 def _possible(say: Say, make: Callable[[], T]) -> T | None:
