@@ -90,7 +90,7 @@ def _recorded(
 
 def readings(episode: Episode) -> Tensor:
     """(T, 1) mg/dL, NaN where there is no reading."""
-    there = episode.valid["glucose"].reshape(len(episode), -1)[:, 0]
+    there = episode.valid.get("glucose", np.ones(len(episode), np.bool_)).reshape(len(episode), -1)[:, 0]
     values = np.where(there, episode.observations["glucose"][:, 0], np.nan)
     return torch.from_numpy(values.astype(np.float32))[:, None]
 
