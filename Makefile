@@ -27,8 +27,8 @@ test: $(VENV)/.dev  ## run the tests (ARGS="-k name" for some of them)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict and the direction of imports
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --no-cache --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 

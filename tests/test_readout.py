@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.points import SPEC, Points, exact, recorded
 
 from foretell.episodes.record import record
 from foretell.episodes.store import EpisodeStore
@@ -17,6 +16,7 @@ from foretell.model.latents import encode_episodes
 from foretell.model.readout import Readout
 from foretell.readout import channel_values, fit_readout
 from foretell.spec import Episode
+from tests.evaluation.points import SPEC, Points, exact, recorded
 
 
 def test_latents_are_those_of_the_model(tmp_path: Path) -> None:

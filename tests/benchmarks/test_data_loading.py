@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from benchmarks.result import Options, Row, median_interval, run
 from tests.benchmarks.quick import ROOT, quick
 

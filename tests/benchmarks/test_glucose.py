@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tests.benchmarks.quick import quick
 
 
@@ -22,7 +23,6 @@ def test_forecasts_are_printed_under_their_ids() -> None:
 def test_what_a_regression_sees_holds_nothing_of_what_follows() -> None:
     pytest.importorskip("sklearn", reason="pip install -e '.[dev]'")
     from benchmarks.glucose_made import features, last_reading, moments
-
     from foretell.worlds.glucose import HELD_OUT, Options, logged
 
     (episode,) = logged(Options(logs="randomised", patients=HELD_OUT), 1, seed=0)

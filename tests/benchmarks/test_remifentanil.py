@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 pytest.importorskip("sklearn", reason="pip install -e '.[dev]'")
+from scipy.integrate import solve_ivp
+
 from benchmarks import remifentanil
 from benchmarks.remifentanil import (
     FOLDS,
@@ -27,8 +29,6 @@ from benchmarks.remifentanil import (
     patients_of,
 )
 from benchmarks.result import Options
-from scipy.integrate import solve_ivp
-
 from foretell.errors import SpecError
 
 

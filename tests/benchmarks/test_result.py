@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.result import Options, Row, run
 
+from benchmarks.result import Options, Row, run
 from foretell.errors import SpecError
 
 

@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.end_to_end.quick import make_quick
-from tests.end_to_end.runs import rooms, trained
 
 from foretell.cli.main import main
+from tests.end_to_end.quick import make_quick
+from tests.end_to_end.runs import rooms, trained
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tests.end_to_end.runs import trained
-from tests.training.samples import write_store
 
 from foretell.cli.main import main
 from foretell.cli.summary import Ranges
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.writer import EpisodeWriter
 from foretell.spec import ActionSpec, Channel, Episode, Spec
+from tests.end_to_end.runs import trained
+from tests.training.samples import write_store
 
 SPEC = Spec(
     observations=(

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from tests.end_to_end.runs import tiny, trained
-from tests.training.samples import write_store
 
 from foretell.cli import train as module
 from foretell.cli.main import main
@@ -22,6 +20,8 @@ from foretell.model.checkpoint import read_tensors
 from foretell.training import TrainConfig, TrainRecord
 from foretell.training.config import flat
 from foretell.training.log import read_log
+from tests.end_to_end.runs import tiny, trained
+from tests.training.samples import write_store
 
 RECORD = {"step": 20, "loss": 1.5, "sigreg": 0.25, "spread": 0.9, "learning_rate": 1e-3, "frames_per_second": 4321.0}
 

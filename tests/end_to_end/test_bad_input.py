@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from tests.end_to_end.runs import content, refused, rooms, tiny, trained
-from tests.training.samples import write_store
 
 from foretell.cli.main import main
 from foretell.episodes.writer import EpisodeWriter
 from foretell.spec import ActionSpec, Channel, Episode, Spec
+from tests.end_to_end.runs import content, refused, rooms, tiny, trained
+from tests.training.samples import write_store
 
 Change = Callable[[Path], object]
 STATE = "observation.state"

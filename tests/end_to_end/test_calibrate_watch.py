@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.end_to_end.runs import content, refused, rooms, tiny
 
 from foretell.cli.main import main
 from foretell.episodes.store import EpisodeStore
@@ -22,6 +21,7 @@ from foretell.trust import calibration
 from foretell.trust.calibration import see
 from foretell.trust.intervals import Intervals, errors_ahead
 from foretell.trust.support import Support
+from tests.end_to_end.runs import content, refused, rooms, tiny
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.end_to_end.quick import CONFIG, make_quick
-from tests.training.samples import SMALL
 
 from foretell.cli.main import main
 from foretell.evaluation import demo
 from foretell.evaluation.experiment import Experiment
 from foretell.evaluation.suite import EvaluationConfig
+from tests.end_to_end.quick import CONFIG, make_quick
+from tests.training.samples import SMALL
 
 
 @pytest.fixture(autouse=True)

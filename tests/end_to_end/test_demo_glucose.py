@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tests.evaluation.test_report import Page
 
 from foretell.cli.demo import Demo
 from foretell.cli.main import main
@@ -19,6 +18,7 @@ from foretell.evaluation import glucose_demo, glucose_watch
 from foretell.evaluation.glucose_demo import TRAINING_SETTINGS, GlucoseDemo
 from foretell.model.world_model import ModelConfig
 from foretell.worlds.glucose import TRAINING
+from tests.evaluation.test_report import Page
 
 QUICK = GlucoseDemo(
     training=replace(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.end_to_end.runs import tiny
 
 from foretell.cli.main import main
 from foretell.episodes.store import EpisodeStore
@@ -23,6 +22,7 @@ from foretell.worlds.glucose import HELD_OUT, TRAINING, Options, logged
 from foretell.worlds.glucose.behaviour import SPEC
 from foretell.worlds.glucose.events import disturbed
 from foretell.worlds.glucose.ward import DAY
+from tests.end_to_end.runs import tiny
 
 
 def record(path: Path, episodes: int, *options: str) -> None:

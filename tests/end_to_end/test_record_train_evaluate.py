@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.end_to_end.runs import WORLD, tiny
 
 from foretell.spec import Spec
+from tests.end_to_end.runs import WORLD, tiny
 
 
 def foretell(*arguments: object) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from tests.episodes.samples import SPEC, episode, same
 
 from foretell.episodes.images import decode_images, encode_png
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.writer import EpisodeWriter
 from foretell.errors import DataError
+from tests.episodes.samples import SPEC, episode, same
 
 FRAMES = hnp.arrays(
     np.uint8,

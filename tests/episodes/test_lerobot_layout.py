@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.episodes.samples import same
 
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.windows import Windows
 from foretell.episodes.writer import EpisodeWriter
 from foretell.errors import DataError
+from tests.episodes.samples import same
 
 LENGTHS, FPS, SIZE = (40, 25), 30, (32, 48)
 

@@ -6,11 +6,11 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from tests.episodes.samples import same
 
 from foretell.episodes.record import gymnasium_episodes, record
 from foretell.episodes.store import EpisodeStore
 from foretell.errors import SpecError
+from tests.episodes.samples import same
 
 
 class Rig(gymnasium.Env):

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tests.episodes.samples import SPEC, episode
 
 from foretell.episodes.statistics import Moments, statistics
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.writer import EpisodeWriter
+from tests.episodes.samples import SPEC, episode
 
 
 @settings(deadline=None)

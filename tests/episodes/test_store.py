@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tests.episodes.samples import SPEC, episode, same
 
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.writer import EpisodeWriter
 from foretell.errors import DataError, SpecError
 from foretell.spec import ActionSpec, Channel, Episode, Spec
+from tests.episodes.samples import SPEC, episode, same
 
 
 def recorded(path: Path, count: int = 3, **options: object) -> EpisodeStore:

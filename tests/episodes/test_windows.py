@@ -14,13 +14,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.episodes.samples import SPEC, episode
 
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.windows import Windows, _Gather
 from foretell.episodes.writer import EpisodeWriter
 from foretell.errors import DataError, SpecError
 from foretell.spec import Channel, Episode, Spec
+from tests.episodes.samples import SPEC, episode
 
 LENGTHS = (12, 5, 9, 1, 7)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.episodes.samples import SPEC, episode, same
 
 from foretell.episodes.store import EpisodeStore
 from foretell.episodes.writer import EpisodeWriter
 from foretell.errors import DataError, SpecError
 from foretell.spec import Channel, Episode, Spec
+from tests.episodes.samples import SPEC, episode, same
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tests.evaluation.points import SPEC, STEP, PointTask, exact, recorded
 
 from foretell.evaluation.baselines import RandomActions, fit_inverse_dynamics
 from foretell.evaluation.protocols import run_policy
 from foretell.model.latents import encode_episodes
+from tests.evaluation.points import SPEC, STEP, PointTask, exact, recorded
 
 
 def test_inverse_dynamics_learns_to_head_for_the_goal(tmp_path: Path) -> None:

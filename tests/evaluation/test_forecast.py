@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.points import exact, recorded
 from torch import Tensor
 
 from foretell.errors import DataError, SpecError
 from foretell.evaluation.forecast import Forecasts, calibrate, forecast
 from foretell.model.readout import Readout
+from tests.evaluation.points import exact, recorded
 
 
 class Shifted(Readout):

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.points import SPEC, STEP, PointTask, exact
 
 from foretell.errors import SpecError
 from foretell.evaluation.baselines import RandomActions, straight
 from foretell.evaluation.protocols import replan_times, run_controller, run_policy
 from foretell.planning import CEM, Controller, ControllerConfig
+from tests.evaluation.points import SPEC, STEP, PointTask, exact
 
 
 def controller(history: int = 1) -> Controller:

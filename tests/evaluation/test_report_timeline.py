@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.evaluation.test_report import Page
 
 from foretell.evaluation.report import Lane, Mark, Report, Section, Timeline, Trace, write_report
 from foretell.evaluation.report_timeline import LEFT, RIGHT, TALL, WIDTH, timeline
+from tests.evaluation.test_report import Page
 
 HOURS = np.arange(289) / 12
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.trust.samples import episodes, jumped, model, seen
 
 from foretell.evaluation.report_parts import Chart, Comparison, Report, Rollouts, Section, Table
 from foretell.evaluation.trust import is_event, verdicts_of
@@ -15,6 +14,7 @@ from foretell.model.world_model import WorldModel
 from foretell.spec import Episode
 from foretell.trust.calibration import Calibration, calibrate, fit
 from foretell.trust.monitor import Monitor
+from tests.trust.samples import episodes, jumped, model, seen
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tests.model.samples import SPEC, STILL, actions, masks, model, observed, statistics
 from torch import nn
 
 from foretell.errors import CheckpointError, SpecError
@@ -25,6 +24,7 @@ from foretell.model import checkpoint
 from foretell.model.checkpoint import CONFIG, WEIGHTS
 from foretell.model.readout import Readout
 from foretell.spec import Channel, Spec
+from tests.model.samples import SPEC, STILL, actions, masks, model, observed, statistics
 
 ROOT = Path(__file__).resolve().parents[2]
 

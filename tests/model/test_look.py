@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.trust.samples import BLOCK, SPEC, episodes, jumped, model, without
 
 from foretell.episodes.statistics import statistics
 from foretell.episodes.store import EpisodeStore
@@ -22,6 +21,7 @@ from foretell.planning.icem import ICEM
 from foretell.spec import Episode
 from foretell.trust.attribution import attribute_novelty, attribute_surprise
 from foretell.trust.calibration import fit, see
+from tests.trust.samples import BLOCK, SPEC, episodes, jumped, model, without
 
 LOOK = 5
 

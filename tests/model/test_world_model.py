@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.samples import ACTION, CAMERA, SPEC, STATE, STILL, WAVE, actions, masks, model, observed, statistics
 from torch import Tensor
 
 from foretell.episodes.statistics import Statistics
 from foretell.errors import SpecError
 from foretell.model.world_model import ModelConfig, WorldModel
 from foretell.spec import ActionSpec, Channel, Spec
+from tests.model.samples import ACTION, CAMERA, SPEC, STATE, STILL, WAVE, actions, masks, model, observed, statistics
 
 CHANNELS = st.one_of(
     st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4)).map(

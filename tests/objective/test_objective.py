@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.samples import ACTION, SPEC, STILL, actions, masks, model, observed
 from torch import Tensor
 
 from foretell.episodes.batch import Batch
@@ -18,6 +17,7 @@ from foretell.objective.objective import Objective, ObjectiveConfig
 from foretell.objective.prediction import open_loop, straightness
 from foretell.objective.variance import latent_spread, variance_covariance
 from foretell.spec import Channel, Spec
+from tests.model.samples import ACTION, SPEC, STILL, actions, masks, model, observed
 
 EVERYTHING = {"sigreg": 0.5, "inverse": 2.0, "straight": 0.3, "variance": 0.2, "covariance": 0.1}
 LATE = 10_000

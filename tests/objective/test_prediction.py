@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.samples import SPEC, STILL, actions, model
 
 from foretell.model.world_model import WorldModel
 from foretell.objective.prediction import open_loop, straightness
+from tests.model.samples import SPEC, STILL, actions, model
 
 
 def moved(world: WorldModel) -> WorldModel:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.planning.fakes import SPEC, PointMass
 from torch import Tensor
 
 from foretell.errors import SpecError
 from foretell.planning import Choose, Controller, ControllerConfig, PlanningError, PlanState
+from tests.planning.fakes import SPEC, PointMass
 
 LOW, HIGH = torch.tensor(SPEC.action.low), torch.tensor(SPEC.action.high)
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.planning.fakes import MIXED, SPEC, PointMass, Sizes
 from torch import Tensor
 
 from foretell.errors import SpecError
@@ -28,6 +27,7 @@ from foretell.planning import (
 )
 from foretell.planning.costs import effort, within
 from foretell.spec import ActionSpec
+from tests.planning.fakes import MIXED, SPEC, PointMass, Sizes
 
 LOW, HIGH = torch.tensor(SPEC.action.low), torch.tensor(SPEC.action.high)
 QUICK = CEM(samples=32, iterations=2, elites=4)

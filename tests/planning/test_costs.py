@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from tests.planning.fakes import PointMass, Sizes
 from torch import Tensor
 
 from foretell.errors import SpecError
@@ -21,6 +20,7 @@ from foretell.planning.costs import (
     towards,
     within,
 )
+from tests.planning.fakes import PointMass, Sizes
 
 
 @pytest.fixture

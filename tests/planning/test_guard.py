@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.planning.fakes import SPEC, PointMass
 from torch import Tensor
 
 from foretell.errors import SpecError
 from foretell.planning import CEM, Controller, ControllerConfig
 from foretell.planning.guard import Advice, Mode, Planned
+from tests.planning.fakes import SPEC, PointMass
 
 SAFE = (0.125, -0.125)
 GUARDED = replace(SPEC, action=replace(SPEC.action, safe=SAFE))

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.training.samples import SMALL, SPEC, STILL, write_store
 
 from foretell.model.checkpoint import load
 from foretell.training import TrainRecord, train
 from foretell.training.card import NAME, write_calibration, write_card
+from tests.training.samples import SMALL, SPEC, STILL, write_store
 
 
 @pytest.fixture

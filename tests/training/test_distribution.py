@@ -9,7 +9,6 @@ import sys
 
 import pytest
 import torch
-from tests.training.samples import write_store
 
 from foretell.cli.main import main
 from foretell.errors import SpecError
@@ -17,6 +16,7 @@ from foretell.model.checkpoint import load
 from foretell.training import TrainRecord
 from foretell.training.distribution import Ranks
 from foretell.training.log import read_log
+from tests.training.samples import write_store
 
 SMALL = {
     **{"model.latent": 8, "model.block": 2, "model.stem": 4, "model.features": 16, "model.width": 16, "model.depth": 1},

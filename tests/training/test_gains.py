@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.training.samples import SMALL, SPEC, write_store
 
 from foretell.episodes.batch import Batch
 from foretell.errors import SpecError
 from foretell.training import TrainConfig, train
 from foretell.training.gains import Gain, check, parse, scaled
+from tests.training.samples import SMALL, SPEC, write_store
 
 WINDOWS, STEPS, BLOCK = 8, 3, 2
 

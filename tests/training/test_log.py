@@ -8,11 +8,11 @@ import math
 import sys
 
 import pytest
-from tests.training.samples import SMALL, STILL, write_store
 
 from foretell.errors import SpecError
 from foretell.training import train
 from foretell.training.log import Log, read_log
+from tests.training.samples import SMALL, STILL, write_store
 
 
 def test_records_after_the_resumed_step_and_half_lines_are_dropped(tmp_path):

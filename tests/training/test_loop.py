@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.samples import SMALL, SPEC, STILL, write_store
 
 from foretell.episodes.store import EpisodeStore
 from foretell.errors import CheckpointError, DataError, SpecError, TrainingError
@@ -24,6 +23,7 @@ from foretell.objective.objective import ObjectiveConfig
 from foretell.training import TrainConfig, TrainRecord, train
 from foretell.training.log import read_log
 from foretell.training.refine import Refine
+from tests.training.samples import SMALL, SPEC, STILL, write_store
 
 TIMES = ("seconds", "frames_per_second")
 

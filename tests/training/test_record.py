@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.training.samples import SMALL
 
 from foretell.errors import CheckpointError, SpecError
 from foretell.training import TrainRecord
 from foretell.training.record import describe
+from tests.training.samples import SMALL
 
 RECORD = TrainRecord(
     config=SMALL,

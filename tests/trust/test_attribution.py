@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.trust.samples import SPEC, episodes, jumped, model, seen
 
 from foretell.errors import SpecError
 from foretell.trust.attribution import attribute_novelty, attribute_surprise
 from foretell.trust.calibration import Calibration, fit
+from tests.trust.samples import SPEC, episodes, jumped, model, seen
 
 FIELDS = {c.name: c.fields for c in SPEC.observations}
 

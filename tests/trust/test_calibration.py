@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.trust.samples import BLOCK, episodes, jumped, model, seen, without
 
 from foretell.errors import DataError, SpecError
 from foretell.trust import calibration
 from foretell.trust.calibration import Calibration, calibrate, evidence_paths, fit, see
 from foretell.trust.residuals import residuals
+from tests.trust.samples import BLOCK, episodes, jumped, model, seen, without
 
 LEVEL = 0.1
 

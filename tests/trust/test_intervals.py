@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from tests.trust.samples import BLOCK, model
 from torch import Tensor
 
 from foretell.errors import DataError, SpecError
 from foretell.model.readout import Readout
 from foretell.trust.intervals import Intervals, LiveIntervals, ahead, fit_intervals, grouped
+from tests.trust.samples import BLOCK, model
 
 HORIZONS = (1, 2, 5)
 

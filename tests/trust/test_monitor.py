@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.trust.samples import SPEC, episodes, jumped, model, seen, without
 
 from foretell.errors import DataError, SpecError
 from foretell.model.world_model import ModelConfig, WorldModel
@@ -19,6 +18,7 @@ from foretell.trust import monitor as trust_monitor
 from foretell.trust.attribution import attribute_surprise
 from foretell.trust.calibration import Calibration, calibrate, fit, see
 from foretell.trust.monitor import Monitor, Verdict
+from tests.trust.samples import SPEC, episodes, jumped, model, seen, without
 
 LEVEL = 0.1
 

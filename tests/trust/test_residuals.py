@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.trust.samples import BLOCK, model
 
 from foretell.trust.residuals import last_residuals, residuals
+from tests.trust.samples import BLOCK, model
 
 
 @pytest.mark.parametrize("history", [1, 2])

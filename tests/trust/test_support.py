@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.trust.samples import SPEC
 from torch import Tensor, nn
 
 from foretell.errors import DataError, SpecError
@@ -15,6 +14,7 @@ from foretell.model.checkpoint import load, save
 from foretell.model.world_model import ModelConfig, WorldModel
 from foretell.planning import CEM, Controller, ControllerConfig
 from foretell.trust.support import BLOCKS, Leaves, Support, calibrate_support, fit_support
+from tests.trust.samples import SPEC
 
 BLOCK, LEVEL = 2, 0.1
 Walks = list[tuple[Tensor, Tensor]]
