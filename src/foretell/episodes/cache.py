@@ -63,19 +63,29 @@ class Cache:
         self.values[ACTION] = self._map(ACTION, (rows, store.spec.action.size), np.float32)
 
     def lately(
-        self, name: str, rows: NDArray[np.int64], first: NDArray[np.int64], look: int
+        self,
+        name: str,
+        rows: NDArray[np.int64],
+        first: NDArray[np.int64],
+        look: int,
+        *,
+        length: int = 1,
+        every: int = 1,
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """A vector channel's last `look` rows up to each of `rows` (any shape): values and validity, (*rows, F, look).
+        """A vector channel's last `look` rows up to each of `length` rows that lie `every` apart, the first of them at
+        `rows` (B,): values and validity, (B, length, F, look).
 
-        first: the first row of the episode of each; rows before it are not valid, and zero like all that are not.
+        first: (B,) the first row of the episode; rows before it are not valid, and zero like all that are not.
         """
-        at = rows[..., None] + np.arange(1 - look, 1)
-        there = np.repeat((at >= first[..., None])[..., None], self.values[name].shape[1], -1)
+        # Most of what neighbours look back on is the same: gathered once, then copied.
+        at = rows[:, None] + np.arange(1 - look, (length - 1) * every + 1)
+        there = np.repeat((at >= first[:, None])[..., None], self.values[name].shape[1], -1)
         at = np.maximum(at, 0)
         if name in self.valid:
-            there = there & self.valid[name][at]
+            there &= self.valid[name][at]
         values = np.where(there, self.values[name][at], np.float32(0))
-        return np.moveaxis(values, -1, -2), np.moveaxis(there, -1, -2)
+        seen, known = (np.lib.stride_tricks.sliding_window_view(x, look, axis=1)[:, ::every] for x in (values, there))
+        return np.ascontiguousarray(seen), np.ascontiguousarray(known)
 
     def _map(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         path = self.path / f"{name}.bin"

@@ -95,10 +95,11 @@ class Windows:
                 valid[name] = torch.ones(shape, dtype=torch.bool)
         observations = {name: gather(rows) for name, gather in self._gathers.items()}
         if self._looking:
-            steps = first[:, None] + np.arange(self.length) * self.block
-            begin = np.broadcast_to(self.cache.starts[self.locate(indices)[0]][:, None], steps.shape)
+            begin = self.cache.starts[self.locate(indices)[0]]
             for name in self._looking:
-                values, there = self.cache.lately(name, steps, begin, self.look)
+                values, there = self.cache.lately(
+                    name, first, begin, self.look, length=self.length, every=self.block
+                )
                 observations[name], valid[name] = torch.from_numpy(values), torch.from_numpy(there)
         size = self.store.spec.action.size
         return Batch(

@@ -46,12 +46,12 @@ def encode_episodes(
     with _frozen(model):
         for first in range(0, len(flat), _AT_ONCE):
             at = flat[first : first + _AT_ONCE]
-            arrays = {n: decoded.values[n][at] for n in names}
-            masks = {n: decoded.valid[n][at] for n in names if n in decoded.valid}
+            arrays = {n: decoded.values[n][at][:, None] for n in names}
+            masks = {n: decoded.valid[n][at][:, None] for n in names if n in decoded.valid}
             for n in model.looking:
                 arrays[n], masks[n] = decoded.lately(n, at, begin[first : first + _AT_ONCE], model.config.look)
             seen, valid = (
-                {n: torch.from_numpy(x)[:, None].to(model.device) for n, x in each.items()} for each in (arrays, masks)
+                {n: torch.from_numpy(x).to(model.device) for n, x in each.items()} for each in (arrays, masks)
             )
             latents[first : first + len(at)] = model.encode(seen, valid)[:, 0]
     return list(torch.split(latents, [len(r) for r in rows]))
