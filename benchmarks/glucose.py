@@ -336,9 +336,10 @@ MEASURES = {
     **{f"glucose.what_if.{logs}": functools.partial(what_if, logs) for logs in LOGS},
     "glucose.control": control,
     **TRUST,
-    **REMIFENTANIL,
     "glucose.simulator": simulator,
     "glucose.seconds": seconds,
+    # Last: its seconds are not those of glucose.
+    **REMIFENTANIL,
 }
 
 

@@ -97,9 +97,7 @@ class Windows:
         if self._looking:
             begin = self.cache.starts[self.locate(indices)[0]]
             for name in self._looking:
-                values, there = self.cache.lately(
-                    name, first, begin, self.look, length=self.length, every=self.block
-                )
+                values, there = self.cache.lately(name, first, begin, self.look, length=self.length, every=self.block)
                 observations[name], valid[name] = torch.from_numpy(values), torch.from_numpy(there)
         size = self.store.spec.action.size
         return Batch(

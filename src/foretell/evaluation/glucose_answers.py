@@ -223,7 +223,7 @@ def questions(
             said = _ask(model, overlap, around, life.episode.until(step), one, other, longest)
         except SpecError as error:
             refused = str(error)
-        truth, other_truth = (followed(life.wards[step].copied(), p[None])[0] for p in (one, other))
+        truth, other_truth = (followed([(life.wards[step], 0)], p[None])[0] for p in (one, other))
         made.append(Question(words, step, said, refused, truth, other_truth))
     return _ask(model, overlap, around, life.episode.until(at), plan, plan, longest), made
 

@@ -199,20 +199,21 @@ class Planned(Usual):
 
     def _propose(self, context: Tensor, past: Tensor, goal: Tensor | None) -> Tensor:
         """(B, S, K, block * 3) the usual rate times each factor for two hours, then as usual, with each share of the
-        bolus that is asked for.
+        bolus that is asked for; where nobody asks for one, with one share of none.
         """
-        raw = torch.zeros(len(context), len(SHARES), len(FACTORS), self._steps, 3)
+        shares = torch.tensor(SHARES if self._pending.any() else SHARES[:1])
+        raw = torch.zeros(len(context), len(shares), len(FACTORS), self._steps, 3)
         raw[..., 0] = self._basal[:, None, None, None]
         raw[..., :TWO_HOURS, 0] *= torch.tensor(FACTORS)[:, None]
         raw[..., 0].clamp_(max=HIGHEST_BASAL)
-        raw[..., 0, 1] = torch.from_numpy(self._pending).float()[:, None, None] * torch.tensor(SHARES)[:, None]
+        raw[..., 0, 1] = torch.from_numpy(self._pending).float()[:, None, None] * shares[:, None]
         return raw.view(len(context), -1, self.controller.config.horizon, self.controller.block * 3)
 
     def _cost(self, latents: Tensor) -> Tensor:
         """(B, S, K) of imagined latents (B, S, K, N, D) of all the plans proposed."""
         said: Tensor = self._reads(latents)[..., 0]
-        said = said.view(len(said), len(SHARES), len(FACTORS), -1)
-        shares, without = torch.tensor(SHARES)[:, None, None], said[:, -1:]
+        said = said.view(len(said), -1, len(FACTORS), said.shape[-1])
+        shares, without = torch.tensor(SHARES[: said.shape[1]])[:, None, None], said[:, -1:]
         effect = (said[:, :1] - without) * shares
 
         def answering(factor: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ move by the classical Runge-Kutta method in steps of a minute.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foretell.worlds.glucose.patients import Patients
+from foretell.worlds.glucose.patients import Patients, patients
 
 Array = NDArray[np.float64]
 EATING = 5.0
@@ -55,6 +56,15 @@ class Simulator:
         other = copy.copy(self)
         other.to_eat = self.to_eat.copy()
         return other
+
+    @classmethod
+    def joined(cls, moments: Sequence[tuple[Simulator, int]]) -> Self:
+        """Patient i of each simulator, as each is now, together."""
+        names = [each.patients.names[i] for each, i in moments]
+        found = cls(patients(names), np.array([each.sensitivity[i] for each, i in moments]))
+        for name in ("_food", "_insulin", "to_eat", "_eating", "_began", "_eaten"):
+            setattr(found, name, np.stack([getattr(each, name)[..., i] for each, i in moments], axis=-1))
+        return found
 
     @property
     def state(self) -> Array:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from foretell.errors import SpecError
 from foretell.spec import Episode
 from foretell.worlds.glucose.behaviour import MULTIPLIERS, TWO_HOURS, Options, logged_group
-from foretell.worlds.glucose.ward import DAY, HIGHEST_BASAL, HIGHEST_BOLUS, Ward
+from foretell.worlds.glucose.simulator import Simulator
+from foretell.worlds.glucose.ward import DAY, HIGHEST_BASAL, HIGHEST_BOLUS, Ward, live
 
 Array = NDArray[np.float64]
 Kind = Literal["basal", "bolus", "dose", "extra"]
@@ -21,7 +22,9 @@ AHEAD = 48
 _LATER = 6
 """Steps by which a bolus may come late."""
 _GROUP = 32
-"""Patients that live together: those of a group begin their trials at one time, but for boluses."""
+"""Trials that begin at one time, but for those of boluses."""
+_TOGETHER = 256
+"""Trials whose patients live at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,61 +59,54 @@ def trials(options: Options, count: int, kind: Kind, *, seed: int) -> Iterator[T
     if kind not in get_args(Kind):
         raise SpecError(f"glucose: a trial of {', '.join(get_args(Kind))} expected, got {kind!r}")
     options = replace(options, days=2)
-    for first in range(0, count, _GROUP):
-        numbers = range(first, min(first + _GROUP, count))
-        who = [options.patients[i % len(options.patients)] for i in numbers]
-        draws = [np.random.default_rng([seed, 0x7121, i]) for i in numbers]
-        usual = DAY + int(np.random.default_rng([seed, 0x7122, first]).integers(DAY - AHEAD))
-
-        def lived(before: Callable[[Ward], None], numbers: range = numbers, who: list[str] = who) -> list[Episode]:
-            rngs = [np.random.default_rng([seed, 0x61C, i]) for i in numbers]
-            return list(logged_group(options, who, rngs, before))
-
-        # Wards are kept at the moments in question; when boluses are given shows only afterwards.
-        at = np.full(len(numbers), usual)
-        now: dict[int, Ward] = {}
-
-        def keep(ward: Ward, now: dict[int, Ward] = now, at: NDArray[np.int64] = at) -> None:
-            if ward.time in at:
-                now[ward.time] = ward.copied()
-
-        if kind in ("bolus", "dose"):
-            for i, episode in enumerate(lived(lambda ward: None)):
-                given = DAY + np.flatnonzero(episode.actions[DAY : 2 * DAY - AHEAD, 1])
-                at[i] = draws[i].choice(given) if given.size else usual
-        episodes = lived(keep)
-        found = [f for time in now for f in _at(now[time], episodes, at == time, kind, draws)]
-        for _, trial in sorted(found, key=lambda f: f[0]):
-            yield trial
+    for first in range(0, count, _TOGETHER):
+        numbers = range(first, min(first + _TOGETHER, count))
+        yield from _together(options, numbers, kind, seed)
 
 
-def _at(
-    ward: Ward, episodes: Sequence[Episode], chosen: NDArray[np.bool_], kind: Kind, rngs: Sequence[np.random.Generator]
-) -> Iterator[tuple[int, Trial]]:
-    """The trials that begin at the time of a ward, which then goes on, with the number of each in the group."""
-    at = ward.time
-    plans = np.stack([e.actions[at : at + AHEAD] for e in episodes]).astype(np.float64)
-    plans[..., 0] = ward.patients.basal[:, None]
-    others = plans.copy()
-    these = [int(i) for i in np.flatnonzero(chosen)]
-    for i in these:
-        others[i] = _otherwise(kind, plans[i], ward, i, rngs[i])
-    one, other = (followed(ward.copied(), each) for each in (plans, others))
-    for i in these:
-        yield (
-            i,
-            Trial(
-                history=episodes[i].until(at), plan=plans[i], other=others[i], glucose=one[i], other_glucose=other[i]
-            ),
-        )
+def _together(options: Options, numbers: Sequence[int], kind: Kind, seed: int) -> list[Trial]:
+    """Trials whose patients live together."""
+    who = [options.patients[i % len(options.patients)] for i in numbers]
+    draws = [np.random.default_rng([seed, 0x7121, i]) for i in numbers]
+    groups = [np.random.default_rng([seed, 0x7122, i // _GROUP * _GROUP]) for i in numbers]
+    at = DAY + np.array([int(rng.integers(DAY - AHEAD)) for rng in groups])
+    now: dict[int, Ward] = {}
+
+    def lived(before: Callable[[Ward], None]) -> list[Episode]:
+        rngs = [np.random.default_rng([seed, 0x61C, i]) for i in numbers]
+        return list(logged_group(options, who, rngs, before))
+
+    def keep(ward: Ward) -> None:
+        if ward.time in at:
+            now[ward.time] = ward.copied()
+
+    if kind in ("bolus", "dose"):
+        # When boluses are given shows only afterwards.
+        for i, episode in enumerate(lived(lambda ward: None)):
+            given = DAY + np.flatnonzero(episode.actions[DAY : 2 * DAY - AHEAD, 1])
+            at[i] = draws[i].choice(given) if given.size else at[i]
+    episodes = lived(keep)
+    wards = [now[t] for t in at]
+    plans = np.stack([e.actions[t : t + AHEAD] for e, t in zip(episodes, at, strict=True)]).astype(np.float64)
+    plans[..., 0] = wards[0].patients.basal[:, None]
+    others = np.stack([_otherwise(kind, plans[i], ward, i, draws[i]) for i, ward in enumerate(wards)])
+    one, other = (followed([(ward, i) for i, ward in enumerate(wards)], each) for each in (plans, others))
+    return [
+        Trial(history=e.until(t), plan=plans[i], other=others[i], glucose=one[i], other_glucose=other[i])
+        for i, (e, t) in enumerate(zip(episodes, at, strict=True))
+    ]
 
 
-def followed(ward: Ward, plans: Array) -> Array:
-    """(n, K + 1) mg/dL in plasma that plans (n, K, 2 or more) lead to, the first one now; the ward lives on."""
-    found = [ward.glucose]
-    for actions in plans.swapaxes(0, 1):
-        ward.step(actions)
-        found.append(ward.glucose)
+def followed(moments: Sequence[tuple[Ward, int]], plans: Array) -> Array:
+    """(n, K + 1) mg/dL in plasma that plans (n, K, 2 or more) lead to, the first one now, of patient i of each ward,
+    which stays as it is.
+    """
+    meals = np.stack([ward.meals[i, ward.time : ward.time + plans.shape[1]] for ward, i in moments], axis=1)
+    simulator = Simulator.joined([(ward.simulator, i) for ward, i in moments])
+    found = [simulator.glucose]
+    for eaten, actions in zip(meals, plans.swapaxes(0, 1), strict=True):
+        live(simulator, eaten, actions)
+        found.append(simulator.glucose)
     return np.stack(found, axis=1)
 
 

@@ -117,12 +117,7 @@ class Ward:
 
     def step(self, actions: Array) -> None:
         """Five minutes with (n, 2 or more) basal rates in U/h and boluses in U, as far as the pump can give them."""
-        basal = np.clip(actions[:, 0], 0, HIGHEST_BASAL) / 60
-        bolus = np.clip(actions[:, 1], 0, HIGHEST_BOLUS) / MINUTES
-        self.simulator.eat(self.meals[:, self.time])
-        for _ in range(MINUTES):
-            self.simulator.minute(basal + bolus)
-        self.given = MINUTES * (basal + bolus)
+        self.given = live(self.simulator, self.meals[:, self.time], actions)
         self.time += 1
 
     def _draw(self, i: int, rng: np.random.Generator, habits: Habits, weight: float) -> None:
@@ -143,3 +138,13 @@ class Ward:
                 later = at + (int(delay / MINUTES) if tells[1] < habits.late else 0)
                 if tells[0] >= habits.untold + habits.missed and later < steps:
                     self.asked[i, later] += counted
+
+
+def live(simulator: Simulator, meals: Array, actions: Array) -> Array:
+    """A step of simulated patients with meals (n,) put on the table; see `Ward.step`. Returns U that were given."""
+    basal = np.clip(actions[:, 0], 0, HIGHEST_BASAL) / 60
+    bolus = np.clip(actions[:, 1], 0, HIGHEST_BOLUS) / MINUTES
+    simulator.eat(meals)
+    for _ in range(MINUTES):
+        simulator.minute(basal + bolus)
+    return np.asarray(MINUTES * (basal + bolus))
