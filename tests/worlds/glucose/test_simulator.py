@@ -123,6 +123,22 @@ def test_a_copy_goes_its_own_way() -> None:
     assert np.array_equal(again.state, other.state)
 
 
+def test_patients_of_several_wards_live_on_together_as_they_would_alone() -> None:
+    one, other = (Simulator(patients([name] * 2), np.array([1.0, 2.0])) for name in ("adult#003", "child#001"))
+    for ward, minutes in ((one, 20), (other, 45)):
+        ward.eat(np.array([30.0, 60.0]))
+        for _ in range(minutes):
+            ward.minute(np.array([0.02, 0.05]))
+    both, before = Simulator.joined([(other, 1), (one, 0)]), one.state.copy()
+    for _ in range(100):
+        both.minute(np.array([0.05, 0.02]))
+    assert np.array_equal(one.state, before)
+    for ward in (one, other):
+        for _ in range(100):
+            ward.minute(np.array([0.02, 0.05]))
+    assert np.array_equal(both.state, np.stack([other.state[:, 1], one.state[:, 0]], axis=1))
+
+
 def test_an_unknown_patient_or_group_is_refused() -> None:
     with pytest.raises(SpecError, match="no patient 'adult#011'"):
         patients(["adult#011"])
