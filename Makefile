@@ -64,7 +64,7 @@ $(VENV)/.core: $(VENV)/.torch-$(TORCH) pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Installing what tests, checks and docs need ..."
-	@$(PIP) -e '.[dev,docs]'
+	@$(PIP) -e '.[dev,docs,robots]'
 	@# The reference of the glucose tests, of which they need the patients alone, not the Gym of 2017 that it names.
 	@$(PIP) --no-deps simglucose
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import shutil
 import time
@@ -30,15 +31,18 @@ class Record(Command):
     Episodes that are complete stay readable when the recording is stopped, by Ctrl-C or worse.
 
       foretell record two_rooms --episodes 500 --out data/rooms --set layout=random
+      foretell record pusht --episodes 500 --out data/pusht --workers 2
       foretell record Pendulum-v1 --episodes 50 --out data/pendulum --seed 7
     """
 
     world: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WORLD")]
-    """A built-in world (two_rooms, glucose) or the id of a Gymnasium environment."""
+    """A built-in world (two_rooms, glucose, pusht) or the id of a Gymnasium environment."""
     episodes: Annotated[int, tyro.conf.arg(metavar="N")]
     """How many episodes to record."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder to write; it must not exist yet."""
+    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Processes that record at once; the episodes are the same for any number."""
     images: Literal["png", "mp4"] = "png"
     """How frames are kept: png loses nothing, mp4 is smaller."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
@@ -47,12 +51,15 @@ class Record(Command):
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise SpecError(f"--episodes: 1 or more expected, got {self.episodes}")
+        if self.workers < 1:
+            raise SpecError(f"--workers: 1 or more expected, got {self.workers}")
 
     def run(self, context: Context) -> dict[str, Any]:
         """Record; returns the folder, counts, seconds, the store's fingerprint and the world's options."""
         options = world_options(self.set)
         require_new(self.out)
         from foretell import worlds
+        from foretell.episodes.parallel import in_parallel
         from foretell.episodes.store import EpisodeStore
         from foretell.episodes.writer import EpisodeWriter
 
@@ -74,6 +81,9 @@ class Record(Command):
                 close = difflib.get_close_matches(self.world, worlds.names(), n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise SpecError(f"{error} Built in are {', '.join(worlds.names())}{hint}") from error
+        if self.workers > 1:
+            make = functools.partial(_episodes, self.world, world_options(self.set), context.seed)
+            episodes = in_parallel(make, self.episodes, self.workers)
         metadata = {"world": self.world, "options": options, "seed": context.seed}
         writer: EpisodeWriter | None = None
         try:
@@ -99,6 +109,16 @@ class Record(Command):
     def show(self, result: dict[str, Any], console: Console) -> None:
         """One line about what was recorded."""
         console.print(written(result, "Recorded"), soft_wrap=True)
+
+
+def _episodes(world: str, options: Mapping[str, Any], seed: int, first: int, count: int) -> Iterable[Any]:
+    """Some of the episodes that are recorded; in a process of its own."""
+    from foretell import worlds
+    from foretell.episodes.record import gymnasium_episodes
+
+    if world in worlds.names():
+        return worlds.make(world, **options).episodes(count, seed=seed, first=first)
+    return gymnasium_episodes(world, count, seed, first=first, **options)[1]
 
 
 def world_options(settings: Sequence[str]) -> dict[str, Any]:

@@ -41,9 +41,10 @@ def record(
 
 
 def gymnasium_episodes(
-    env_id: str, count: int, seed: int, *, max_steps: int = 1000, **options: Any
+    env_id: str, count: int, seed: int, *, first: int = 0, max_steps: int = 1000, **options: Any
 ) -> tuple[Spec, Iterator[Episode]]:
-    """Spec of a Gymnasium environment and `count` episodes of uniformly random actions, the same for the same seed.
+    """Spec of a Gymnasium environment and episodes `first` to first + count - 1 of uniformly random actions; episode i
+    depends on (seed, i) alone.
 
     Observations: a Box of 8-bit (H, W) or (H, W, 1 to 4) is an image, any other Box a vector, flattened; a Discrete
     one is one-hot; a Dict holds one channel each. Actions: a Box, flattened, with its bounds; a Discrete one is
@@ -67,7 +68,7 @@ def gymnasium_episodes(
 
     def run() -> Iterator[Episode]:
         try:
-            for i in range(count):
+            for i in range(first, first + count):
                 yield _episode(env, parts, spec, np.random.SeedSequence([seed, i]), max_steps)
         finally:
             env.close()

@@ -8,12 +8,13 @@ from typing import Any
 
 from foretell.errors import SpecError
 from foretell.worlds.glucose import Glucose
+from foretell.worlds.pusht import PushT
 from foretell.worlds.two_rooms import TwoRooms
 from foretell.worlds.world import Scenes, Task, World
 
 __all__ = ["Scenes", "Task", "World", "make", "names"]
 
-_WORLDS: dict[str, Callable[..., World]] = {"two_rooms": TwoRooms, "glucose": Glucose}
+_WORLDS: dict[str, Callable[..., World]] = {"two_rooms": TwoRooms, "glucose": Glucose, "pusht": PushT}
 
 
 def names() -> tuple[str, ...]:

@@ -71,8 +71,8 @@ class World(Protocol):
     spec: Spec
     options: Mapping[str, Any]
 
-    def episodes(self, count: int, *, seed: int) -> Iterator[Episode]:
-        """`count` episodes of the behaviour policy; episode i depends on (seed, i) alone."""
+    def episodes(self, count: int, *, seed: int, first: int = 0) -> Iterator[Episode]:
+        """Episodes `first` to first + count - 1 of the behaviour policy; episode i depends on (seed, i) alone."""
         ...
 
     def task(self, **options: Any) -> Task:

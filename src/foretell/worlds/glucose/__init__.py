@@ -49,9 +49,9 @@ class Glucose:
         self.spec: Spec = self._options.spec
         self.options: Mapping[str, Any] = dataclasses.asdict(self._options)
 
-    def episodes(self, count: int, *, seed: int) -> Iterator[Episode]:
-        """`count` episodes of logged care, a group for each patient; episode i depends on (seed, i) alone."""
-        return logged(self._options, count, seed=seed)
+    def episodes(self, count: int, *, seed: int, first: int = 0) -> Iterator[Episode]:
+        """Episodes `first` to first + count - 1 of logged care, a group for each patient; see `logged`."""
+        return logged(self._options, count, seed=seed, first=first)
 
     def task(self, **options: Any) -> Task:
         """Raises SpecError: what patients are treated for is a range of glucose, not an observation to reach."""

@@ -132,10 +132,10 @@ class BasalBolus:
         return np.stack([np.clip(basal, 0, HIGHEST_BASAL), np.clip(bolus, 0, HIGHEST_BOLUS)], axis=1)
 
 
-def logged(options: Options, count: int, *, seed: int) -> Iterator[Episode]:
-    """Episodes of `options.days` days; episode i depends on (seed, i) alone."""
-    for first in range(0, count, _GROUP):
-        numbers = range(first, min(first + _GROUP, count))
+def logged(options: Options, count: int, *, seed: int, first: int = 0) -> Iterator[Episode]:
+    """Episodes `first` to first + count - 1 of `options.days` days; episode i depends on (seed, i) alone."""
+    for begin in range(first, first + count, _GROUP):
+        numbers = range(begin, min(begin + _GROUP, first + count))
         who = [options.patients[i % len(options.patients)] for i in numbers]
         yield from logged_group(options, who, [np.random.default_rng([seed, 0x61C, i]) for i in numbers])
 

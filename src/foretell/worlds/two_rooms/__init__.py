@@ -26,9 +26,11 @@ class TwoRooms:
         self.spec: Spec = self._options.spec
         self.options: Mapping[str, Any] = dataclasses.asdict(self._options)
 
-    def episodes(self, count: int, *, seed: int) -> Iterator[Episode]:
-        """`count` random walks of `Options.episode_steps` steps; episode i depends on (seed, i) alone."""
-        return random_walks(self._options, count, seed=seed)
+    def episodes(self, count: int, *, seed: int, first: int = 0) -> Iterator[Episode]:
+        """Random walks `first` to first + count - 1 of `Options.episode_steps` steps; walk i depends on (seed, i)
+        alone.
+        """
+        return random_walks(self._options, count, seed=seed, first=first)
 
     def task(self, **options: Any) -> TwoRoomsTask:
         """Goals in the other room; options as in `TwoRoomsTask`."""

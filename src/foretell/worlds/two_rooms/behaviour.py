@@ -14,16 +14,16 @@ _GROUP = 64
 Array = NDArray[np.float64]
 
 
-def random_walks(options: Options, count: int, *, seed: int) -> Iterator[Episode]:
-    """Episodes of `options.episode_steps` steps; episode i depends on (seed, i) alone.
+def random_walks(options: Options, count: int, *, seed: int, first: int = 0) -> Iterator[Episode]:
+    """Episodes `first` to first + count - 1 of `options.episode_steps` steps; episode i depends on (seed, i) alone.
 
     Actions follow a first-order autoregression with correlation `persistence` and a stationary
     standard deviation of 0.8 of the bound, clipped to the bounds. A blocked axis turns round with a chance of `turns`
     at each step: pushing on shows that walls do not give way, turning round leads to other places.
     """
-    for first in range(0, count, _GROUP):
-        size = min(_GROUP, count - first)
-        yield from walk_group(options, [np.random.default_rng([seed, first + i]) for i in range(size)])
+    for begin in range(first, first + count, _GROUP):
+        numbers = range(begin, min(begin + _GROUP, first + count))
+        yield from walk_group(options, [np.random.default_rng([seed, i]) for i in numbers])
 
 
 class Disturbance:

@@ -1,0 +1,146 @@
+"""Worlds on simulators of others: problems are pieces of held-out episodes, and a simulator that fails ends its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from foretell.errors import SpecError
+from foretell.evaluation.baselines import straight
+from foretell.evaluation.protocols import run_policy
+from foretell.spec import ActionSpec, Channel, Spec
+from foretell.worlds.simulated import SimulatedWorld, lived
+
+Array = NDArray[np.float64]
+PLACE = Channel(name="place", kind="vector", shape=(1,), fields=("x",), units=("m",))
+SPEC = Spec(
+    observations=(Channel(name="camera", kind="vector", shape=(1,), fields=("c",), units=("",)),),
+    action=ActionSpec(names=("dx",), low=(-1.0,), high=(1.0,)),
+    hz=1.0,
+    quantities=(PLACE,),
+)
+STEPS = 30
+
+
+class Line:
+    """A point on a line; `breaks`: the step at which it fails."""
+
+    def __init__(self, breaks: int = -1) -> None:
+        self.spec, self.x, self.breaks, self.steps = SPEC, np.zeros(1), breaks, 0
+
+    def reset(self, rng: np.random.Generator) -> None:
+        self.x, self.steps = rng.uniform(-9, 9, 1), 0
+
+    def state(self) -> Array:
+        return self.x.copy()
+
+    def restore(self, state: Array) -> None:
+        self.x, self.steps = state.copy(), 0
+
+    def step(self, action: Array) -> None:
+        if self.steps == self.breaks:
+            raise RuntimeError("broken")
+        self.x, self.steps = self.x + action, self.steps + 1
+
+    def seen(self) -> dict[str, NDArray[Any]]:
+        return {"camera": 2 * self.x}
+
+    def truth(self, state: Array) -> dict[str, Array]:
+        return {"place": state}
+
+    def reached(self, state: Array, goal: Array) -> bool:
+        return bool(np.abs(state - goal).max() < 1e-6)
+
+    def straight(self, state: Array, goal: Array) -> Array:
+        return np.clip(goal - state, -1, 1)
+
+    def behaviour(self, rng: np.random.Generator) -> Callable[[], Array]:
+        return lambda: rng.uniform(-1, 1, 1)
+
+
+def world(breaks: int = -1) -> SimulatedWorld:
+    return SimulatedWorld("line", lambda: Line(breaks), {}, STEPS)
+
+
+def test_an_episode_depends_on_seed_and_number_alone() -> None:
+    every = list(world().episodes(5, seed=2))
+    for i in (4, 0, 2):
+        (alone,) = world().episodes(1, seed=2, first=i)
+        assert np.array_equal(alone.actions, every[i].actions)
+        alone.check(SPEC, "line")
+        assert np.allclose(np.diff(alone.observations["place"][:, 0]), alone.actions[:, 0], atol=1e-5)
+        assert np.allclose(alone.observations["camera"], 2 * alone.observations["place"])
+
+
+def test_a_problem_is_a_piece_of_an_episode() -> None:
+    task = world().task(offset=7)
+    scenes = task.reset([3, 4])
+    for i, seed in enumerate((3, 4)):
+        one, rng = Line(), np.random.default_rng([0x0FF5E7, seed])
+        states = [s for s, _ in lived(one, rng, STEPS)] + [one.state()]
+        places = 2 * np.stack(states)[:, 0]
+        start = int(np.abs(places - scenes.observations["camera"][i, 0]).argmin())
+        assert places[start] == scenes.observations["camera"][i, 0]
+        assert places[start + 7] == scenes.goal["camera"][i, 0]
+        assert task.goal_truth()["place"][i, 0] == places[start + 7] / 2
+    assert task.budget.tolist() == [14, 14]
+    again = world().task(offset=7).reset([4, 3])
+    assert np.array_equal(again.goal["camera"][::-1], scenes.goal["camera"])
+
+
+def test_whoever_heads_straight_for_the_goal_gets_there() -> None:
+    found = run_policy(world().task(offset=10), list(range(20)), straight)
+    assert found.success == 1
+    assert found.steps.max() <= 10
+    late = run_policy(world().task(offset=10, budget=1), list(range(20)), straight)
+    assert 0 < late.success < 1
+
+
+def test_a_simulator_that_fails_ends_its_own_problem() -> None:
+    task = world(breaks=STEPS + 3).task(offset=10)
+    with pytest.raises(RuntimeError):
+        # It fails while the problem is made, which is nobody's problem to solve.
+        world(breaks=3).task(offset=10).reset([0])
+    task.reset([0, 1])
+    task._running[0].breaks = 2  # type: ignore[attr-defined]
+    moves = np.full((2, 1), 0.5)
+    seen = [task.step(moves)["camera"] for _ in range(5)]
+    assert task.failed.tolist() == [True, False]
+    assert np.array_equal(seen[1][0], seen[4][0])
+    assert seen[4][1] > seen[1][1]
+
+
+def test_an_episode_ends_where_its_simulator_fails() -> None:
+    (short,) = world(breaks=4).episodes(1, seed=0)
+    (whole,) = world().episodes(1, seed=0)
+    assert len(short) == 5
+    assert np.array_equal(short.actions, whole.actions[:4])
+    with pytest.raises(RuntimeError, match="broken"):
+        list(world(breaks=0).episodes(1, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"offset": 0}, "offset must be a whole number, 1 or more, got 0"),
+        ({"budget": 2.5}, "budget must be a whole number, 1 or more, got 2.5"),
+        ({"offset": 31}, "an offset of at most 30 expected"),
+        ({"far": True}, "a task takes offset and budget, got 'far'"),
+    ],
+)
+def test_mistakes_are_told(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        world().task(**options)
+
+
+def test_actions_outside_the_bounds_are_refused() -> None:
+    task = world().task()
+    task.reset([0])
+    with pytest.raises(SpecError, match="dx must be within"):
+        task.step(np.array([[2.0]]))
+    with pytest.raises(SpecError, match=r"shape \(1, 1\) expected"):
+        task.step(np.zeros((2, 1)))
