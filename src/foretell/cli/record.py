@@ -36,7 +36,7 @@ class Record(Command):
     """
 
     world: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WORLD")]
-    """A built-in world (two_rooms, glucose, pusht) or the id of a Gymnasium environment."""
+    """A built-in world (two_rooms, glucose, pusht, reacher, pointmaze) or the id of a Gymnasium environment."""
     episodes: Annotated[int, tyro.conf.arg(metavar="N")]
     """How many episodes to record."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]

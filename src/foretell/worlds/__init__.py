@@ -8,13 +8,21 @@ from typing import Any
 
 from foretell.errors import SpecError
 from foretell.worlds.glucose import Glucose
+from foretell.worlds.pointmaze import PointMaze
 from foretell.worlds.pusht import PushT
+from foretell.worlds.reacher import Reacher
 from foretell.worlds.two_rooms import TwoRooms
 from foretell.worlds.world import Scenes, Task, World
 
 __all__ = ["Scenes", "Task", "World", "make", "names"]
 
-_WORLDS: dict[str, Callable[..., World]] = {"two_rooms": TwoRooms, "glucose": Glucose, "pusht": PushT}
+_WORLDS: dict[str, Callable[..., World]] = {
+    "two_rooms": TwoRooms,
+    "glucose": Glucose,
+    "pusht": PushT,
+    "reacher": Reacher,
+    "pointmaze": PointMaze,
+}
 
 
 def names() -> tuple[str, ...]:

@@ -17,6 +17,35 @@ _HELD_OUT = 0x0FF5E7
 """Apart from every seed that episodes are recorded with."""
 
 
+class Sizes(Protocol):
+    """Options that all of these worlds have."""
+
+    @property
+    def size(self) -> int:
+        """px of the square picture."""
+        ...
+
+    @property
+    def proprioception(self) -> bool:
+        """Whether models see where the robot's own parts are, too."""
+        ...
+
+    @property
+    def episode_steps(self) -> int:
+        """Of an episode."""
+        ...
+
+
+def require_sizes(world: str, options: Sizes) -> None:
+    """Raise SpecError where one of them cannot be."""
+    for name, least, most in (("size", 16, 512), ("episode_steps", 1, 100_000)):
+        value = getattr(options, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise SpecError(f"{world}: {name} must be a whole number from {least} to {most}, got {value!r}")
+    if not isinstance(options.proprioception, bool):
+        raise SpecError(f"{world}: proprioception must be true or false, got {options.proprioception!r}")
+
+
 class Simulation(Protocol):
     """One simulator, as its authors wrote it, with a behaviour policy of ours."""
 

@@ -88,7 +88,7 @@ def test_unknown_worlds_and_options_are_refused_by_name() -> None:
         worlds.make("two_room")
     with pytest.raises(SpecError, match=r"no option 'size'; it has .*radius"):
         worlds.make("two_rooms", size=3)
-    assert worlds.names() == ("two_rooms", "glucose", "pusht")
+    assert worlds.names() == ("two_rooms", "glucose", "pusht", "reacher", "pointmaze")
     world = worlds.make("two_rooms", step=0.8)
     assert world.options["step"] == 0.8
     assert world.spec.action.high == (0.8, 0.8)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foretell.errors import SpecError
 from foretell.spec import ActionSpec, Channel, Spec
 from foretell.worlds.extra import needed
+from foretell.worlds.simulated import require_sizes
 
 Array = NDArray[np.float64]
 FIELD = 512.0
@@ -39,12 +39,7 @@ class Options:
     episode_steps: int = 150
 
     def __post_init__(self) -> None:
-        for name, least, most in (("size", 16, 512), ("episode_steps", 1, 100_000)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise SpecError(f"pusht: {name} must be a whole number from {least} to {most}, got {value!r}")
-        if not isinstance(self.proprioception, bool):
-            raise SpecError(f"pusht: proprioception must be true or false, got {self.proprioception!r}")
+        require_sizes("pusht", self)
 
     @property
     def spec(self) -> Spec:
