@@ -80,6 +80,6 @@ def test_episodes_that_have_moved_are_found_by_store(
 def test_far_goals_need_a_world_that_has_them(kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     shutil.copytree(kept / "run", run)
-    assert main(["evaluate", str(run), "--episodes", "1", "--distance", "far"]) == 2
+    assert main(["evaluate", str(run), "--episodes", "1", "--set", "distance=far"]) == 2
     assert "no goals 60 to 120 steps away with a step of 2" in capsys.readouterr().err
     assert not (run / "evaluation.json").exists()

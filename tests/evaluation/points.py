@@ -46,10 +46,10 @@ class Points:
 
 
 class PointTask:
-    """Solved once within 0.3 m of the goal."""
+    """Solved once within 0.3 m of the goal, which is on the other side of where it was after `moves` steps."""
 
-    def __init__(self, budgets: Sequence[int] = (40,)) -> None:
-        self._budgets = budgets
+    def __init__(self, budgets: Sequence[int] = (40,), moves: int = -1) -> None:
+        self._budgets, self._moves = budgets, moves
         self.budget: NDArray[np.int64] = np.zeros(0, np.int64)
         self.stepped: list[NDArray[np.float64]] = []
 
@@ -57,18 +57,25 @@ class PointTask:
         rngs = [np.random.default_rng(s) for s in seeds]
         angles = np.array([r.uniform(0, 2 * np.pi) for r in rngs])
         self.place = np.stack([r.normal(0, 1, 2) for r in rngs])
-        self.goal = self.place + 4 * np.stack([np.cos(angles), np.sin(angles)], 1)
+        self.target = self.place + 4 * np.stack([np.cos(angles), np.sin(angles)], 1)
         self.budget = np.resize(np.asarray(self._budgets, np.int64), len(seeds))
         self._solved = np.zeros(len(seeds), bool)
         self.stepped = []
-        return Scenes({"sensor": self.place.astype(np.float32)}, {"sensor": self.goal.astype(np.float32)})
+        self._wanted = {"sensor": self.target.astype(np.float32)}
+        return Scenes({"sensor": self.place.astype(np.float32)}, self._wanted)
+
+    def goal(self) -> dict[str, NDArray[Any]]:
+        return self._wanted
 
     def step(self, actions: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         assert actions.shape == self.place.shape
         assert (np.abs(actions) <= STEP).all()
         self.stepped.append(actions)
         self.place = self.place + actions
-        self._solved |= np.linalg.norm(self.place - self.goal, axis=1) < 0.3
+        if len(self.stepped) == self._moves:
+            self.target = self.place - (self.target - self.place)
+            self._wanted = {"sensor": self.target.astype(np.float32)}
+        self._solved |= np.linalg.norm(self.place - self.target, axis=1) < 0.3
         return {"sensor": self.place.astype(np.float32)}
 
     def solved(self) -> NDArray[np.bool_]:
@@ -78,10 +85,10 @@ class PointTask:
         return {"place": self.place.copy()}
 
     def goal_truth(self) -> dict[str, NDArray[np.float64]]:
-        return {"place": self.goal.copy()}
+        return {"place": self.target.copy()}
 
     def straight(self) -> NDArray[np.float64]:
-        gap = self.goal - self.place
+        gap = self.target - self.place
         return np.asarray(gap * np.minimum(1, STEP / np.maximum(np.abs(gap).max(1, keepdims=True), 1e-9)))
 
 

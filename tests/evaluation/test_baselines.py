@@ -22,7 +22,7 @@ def test_inverse_dynamics_learns_to_head_for_the_goal(tmp_path: Path) -> None:
     task = PointTask()
     scenes = task.reset(range(40))
     actions = policy(task, scenes)(scenes.observations, 0, np.arange(40))
-    gap = task.goal - task.place
+    gap = task.target - task.place
     cosine = (actions * gap).sum(1) / np.linalg.norm(actions, axis=1) / np.linalg.norm(gap, axis=1)
     assert np.median(cosine) > 0.9
     assert np.abs(actions).max() <= STEP

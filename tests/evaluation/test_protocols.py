@@ -29,6 +29,13 @@ def test_an_exact_model_reaches_every_goal() -> None:
     assert len(outcome.replan_ms) == -(-outcome.steps.max() // 2)
 
 
+def test_a_goal_that_moves_is_followed() -> None:
+    task = PointTask(moves=3)
+    outcome = run_controller(task, range(12), controller())
+    assert outcome.success == 1
+    assert (outcome.steps > 5).all()
+
+
 def test_a_problem_solved_after_its_budget_counts_as_failed() -> None:
     budgets = [40, 3]
     outcome = run_policy(PointTask(budgets), range(6), straight)

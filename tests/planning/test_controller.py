@@ -78,6 +78,25 @@ def test_reaches_the_goal(planner: Any, block: int) -> None:
     assert bool(((torch.stack(actions) >= LOW) & (torch.stack(actions) <= HIGH)).all())
 
 
+def test_a_goal_that_moves_is_planned_for_from_the_next_plan_on() -> None:
+    controller = Controller(PointMass(), CEM(), ControllerConfig(horizon=8, replan_every=2))
+    position, state = torch.zeros(2, 2), controller.start(goal(2), generator=seeded())
+    elsewhere = {"position": -goal(2)["position"]}
+    for step in range(24):
+        if step == 5:
+            before, state = state, controller.retarget(state, elsewhere)
+            assert before.goal is not None
+            assert torch.equal(before.goal[:, 0], goal(2)["position"])
+        action, state = controller.step({"position": position}, state)
+        if step == 5:
+            # In the middle of a plan, which is executed to its end.
+            assert state.plan is before.plan
+        position = position + action
+    assert torch.allclose(position, elsewhere["position"], atol=0.12)
+    with pytest.raises(SpecError, match="goal"):
+        controller.retarget(state, {"position": torch.zeros(2, 3)})
+
+
 @pytest.mark.parametrize(("block", "every"), [(1, 1), (1, 3), (4, 4), (4, 1), (4, 6), (3, 2)])
 def test_replans_every_so_many_raw_steps_and_executes_the_plan_between(block: int, every: int) -> None:
     planner = Counting()

@@ -55,6 +55,9 @@ class Line:
     def reached(self, state: Array, goal: Array) -> bool:
         return bool(np.abs(state - goal).max() < 1e-6)
 
+    def pushed(self, state: Array, rng: np.random.Generator) -> Array:
+        return state + 3
+
     def straight(self, state: Array, goal: Array) -> Array:
         return np.clip(goal - state, -1, 1)
 
@@ -100,6 +103,38 @@ def test_whoever_heads_straight_for_the_goal_gets_there() -> None:
     assert 0 < late.success < 1
 
 
+def test_a_push_comes_once_and_at_the_same_time_for_the_same_seed() -> None:
+    def courses(seeds: list[int]) -> Array:
+        task = world().task(offset=10, disturbed="push")
+        task.reset(seeds)
+        return np.stack([task.step(np.zeros((len(seeds), 1)))["camera"][:, 0] / 2 for _ in range(12)])
+
+    found = courses([3, 4, 5])
+    steps = np.diff(found, axis=0)
+    assert steps.max(0) == pytest.approx([3, 3, 3])
+    assert ((steps != 0).sum(0) == 1).all()
+    assert (steps[5:] == 0).all()
+    assert np.array_equal(courses([5, 3])[:, 1], found[:, 0])
+    # Whoever heads straight for the goal still gets there, later.
+    assert run_policy(world().task(offset=10, disturbed="push"), list(range(20)), straight).success == 1
+
+
+def test_a_goal_that_moves_is_another_picture_and_is_what_counts() -> None:
+    task = world().task(offset=12, disturbed="goal")
+    scenes = task.reset([1, 2, 3])
+    before, first = task.goal(), task.goal_truth()["place"]
+    assert before is scenes.goal
+    changed = 0
+    for _ in range(12):
+        task.step(np.zeros((3, 1)))
+        changed += task.goal() is not before
+    assert changed
+    after = task.goal_truth()["place"]
+    assert (after != first).all()
+    assert np.array_equal(task.goal()["camera"], 2 * after)
+    assert run_policy(world().task(offset=12, disturbed="goal"), list(range(20)), straight).success > 0.9
+
+
 def test_a_simulator_that_fails_ends_its_own_problem() -> None:
     task = world(breaks=STEPS + 3).task(offset=10)
     with pytest.raises(RuntimeError):
@@ -129,7 +164,8 @@ def test_an_episode_ends_where_its_simulator_fails() -> None:
         ({"offset": 0}, "offset must be a whole number, 1 or more, got 0"),
         ({"budget": 2.5}, "budget must be a whole number, 1 or more, got 2.5"),
         ({"offset": 31}, "an offset of at most 30 expected"),
-        ({"far": True}, "a task takes offset and budget, got 'far'"),
+        ({"disturbed": "pull"}, "disturbed must be 'push' or 'goal', got 'pull'"),
+        ({"far": True}, "a task takes offset, budget and disturbed, got 'far'"),
     ],
 )
 def test_mistakes_are_told(options: dict[str, Any], says: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
 from foretell.cli.command import Command, Context
 from foretell.cli.console import show_notice, table
+from foretell.cli.record import world_options
 from foretell.errors import SpecError
 
 _NAMES = {
@@ -30,7 +31,8 @@ class Evaluate(Command):
     evaluation.json and report.html into the run.
 
       foretell evaluate runs/rooms
-      foretell evaluate runs/rooms --episodes 20 --distance far --json
+      foretell evaluate runs/rooms --episodes 20 --set distance=far --json
+      foretell evaluate runs/pusht --set offset=50
     """
 
     run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(name="run", metavar="RUN")]
@@ -39,8 +41,10 @@ class Evaluate(Command):
     """How many problems to plan."""
     world: Annotated[str | None, tyro.conf.arg(metavar="WORLD", help_behavior_hint="(default: the episodes')")] = None
     """The built-in world to plan in."""
-    distance: Literal["any", "far"] = "any"
-    """How far goals are: far asks for long shortest paths, with a budget of 1.5 times these."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """An option of the world's task; repeat it for more. two_rooms: distance, any or far (long shortest paths, with a
+    budget of 1.5 times these). pusht, reacher, pointmaze: offset, the steps to the goal; budget; disturbed,
+    push or goal."""
     store: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: where they were)")] = None
     """Where the episodes that the run learned from are now."""
 
@@ -62,8 +66,9 @@ class Evaluate(Command):
             context.console.print(what)
 
         found = open_run(self.run_folder, store=self.store)
-        world = found.world(self.world)
-        task = {} if self.distance == "any" else {"distance": self.distance}
+        world, task = found.world(self.world), world_options(self.set)
+        # Before the work, not after it.
+        world.task(**task)
         config = EvaluationConfig(episodes=self.episodes, seed=context.seed, task=task)
         say("encoding the episodes")
         recorded = found.recorded()
@@ -75,7 +80,7 @@ class Evaluate(Command):
             made,
             title=f"{world.name.replace('_', ' ')}: evaluation of {self.run_folder.name}",
             command=f"foretell evaluate {self.run_folder} --episodes {self.episodes} --seed {context.seed}"
-            f" --distance {self.distance}",
+            + "".join(f" --set {setting}" for setting in self.set),
             rollouts=imagined_rollouts(found.model, recorded, made.planning, readout),
             block=found.model.config.block,
             log=read_log(self.run_folder / LOG),

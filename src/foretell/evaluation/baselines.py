@@ -63,11 +63,14 @@ class InverseDynamicsPolicy:
         self._model, self._network, self.seconds = model, network, seconds
 
     def __call__(self, task: Task, scenes: Scenes) -> Act:
-        """Begin: encode the goals."""
-        goals = self._encoded(scenes.goal, "goal")
+        """Begin."""
+        wanted, goals = task.goal(), self._encoded(task.goal(), "goal")
         low, high = np.array(self._model.spec.action.low), np.array(self._model.spec.action.high)
 
         def act(seen: Observations, step: int, running: NDArray[np.int64]) -> NDArray[np.float64]:
+            nonlocal wanted, goals
+            if task.goal() is not wanted:
+                wanted, goals = task.goal(), self._encoded(task.goal(), "goal")
             now = self._encoded(seen, "observations")
             with torch.no_grad():
                 wanted = self._network(torch.cat([now, goals[torch.from_numpy(running)]], dim=-1))

@@ -88,7 +88,7 @@ def run_controller(
     """
     started = time.perf_counter()
     scenes = _reset(task, seeds)
-    driver = _Driver(controller, scenes, torch.Generator().manual_seed(seed))
+    driver = _Driver(controller, task, torch.Generator().manual_seed(seed))
     solved, steps, traces = _run(task, scenes, driver, min(keep, len(seeds)))
     return Outcome(
         solved=solved,
@@ -108,7 +108,7 @@ def replan_times(
     found: list[float] = []
     for one in seeds:
         scenes = _reset(task, [one])
-        driver = _Driver(controller, scenes, torch.Generator().manual_seed(seed))
+        driver = _Driver(controller, task, torch.Generator().manual_seed(seed))
         _run(task, scenes, driver, 0, replans=count + 1 - len(found))
         found += driver.replan_ms
         if len(found) > count:
@@ -127,21 +127,25 @@ class _Driver:
     """Acts by a controller on the problems that still run, whose number shrinks."""
 
     controller: Controller
-    scenes: Scenes
+    task: Task
     generator: torch.Generator
     replan_ms: list[float] = field(default_factory=list)
     plans: dict[int, list[tuple[int, Planned]]] = field(default_factory=dict)
     _state: State | None = None
+    _goal: Observations = field(default_factory=dict)
     _running: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __call__(self, seen: Observations, step: int, running: NDArray[np.int64]) -> NDArray[np.float64]:
-        state = self._state
+        state, wanted = self._state, self.task.goal()
+        goal = {n: torch.from_numpy(x[running]) for n, x in wanted.items()}
         if state is None:
-            goal = {n: torch.from_numpy(x[running]) for n, x in self.scenes.goal.items()}
             state = self.controller.start(goal, generator=self.generator)
         elif len(running) < len(self._running):
             at = torch.from_numpy(np.flatnonzero(np.isin(self._running, running))).to(self.controller.model.device)
             state = _selected(state, at, self.controller)
+        if self._goal and wanted is not self._goal:
+            state = self.controller.retarget(state, goal)
+        self._goal = wanted
         started = time.perf_counter()
         actions, after = self.controller.step({n: torch.from_numpy(np.asarray(x)) for n, x in seen.items()}, state)
         result = actions.cpu().numpy().astype(np.float64)

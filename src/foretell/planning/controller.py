@@ -241,6 +241,13 @@ class Controller:
             guarded=() if self.guard is None else tuple(self.guard.start() for _ in range(batch)),
         )
 
+    def retarget(self, state: State, goal: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None) -> State:
+        """The same state with other goals, which the next plan is made for; arguments and errors as in `start`."""
+        steps, masks = checked(self.spec, goal, valid, batch=state.batch, where="goal")
+        with torch.inference_mode(False), torch.no_grad():
+            reach = self._encode(steps, masks)
+        return replace(state, goal=reach, stage=towards(reach, self.distance))
+
     def step(
         self,
         observations: Mapping[str, Tensor],

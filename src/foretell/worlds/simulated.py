@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,10 @@ class Simulation(Protocol):
         """Whether a state (S,) is at the goal, also a state, as the task's authors define it."""
         ...
 
+    def pushed(self, state: Array, rng: np.random.Generator) -> Array:
+        """A state (S,) after somebody has interfered."""
+        ...
+
     def straight(self, state: Array, goal: Array) -> Array:
         """(A,) what a policy without a model does that is told both."""
         ...
@@ -115,9 +119,9 @@ class SimulatedWorld:
 
     def task(self, **options: Any) -> OffsetTask:
         """Goals some steps ahead in held-out episodes; options as in `OffsetTask`."""
-        unknown = options.keys() - {"offset", "budget"}
+        unknown = options.keys() - {"offset", "budget", "disturbed"}
         if unknown:
-            raise SpecError(f"{self.name}: a task takes offset and budget, got {sorted(unknown)[0]!r}")
+            raise SpecError(f"{self.name}: a task takes offset, budget and disturbed, got {sorted(unknown)[0]!r}")
         return OffsetTask(self.name, self._make, self._steps, **options)
 
     def _recorded(self, rng: np.random.Generator) -> Episode:
@@ -143,18 +147,30 @@ class OffsetTask:
     """Start somewhere in a held-out episode; the goal is what was seen `offset` steps later; twice as many steps may be
     taken unless `budget` says otherwise.
 
+    disturbed: once, after a fifth to a half of the offset, somebody interferes: `push` (see `Simulation.pushed`), or
+    `goal`: it moves to where the episode was a quarter of the offset later, or earlier where it had ended by then.
+
     A problem whose simulator fails counts as not solved and stands still from then on; `failed` (B,) marks it.
     """
 
     def __init__(
-        self, name: str, make: Callable[[], Simulation], steps: int, *, offset: int = 25, budget: int | None = None
+        self,
+        name: str,
+        make: Callable[[], Simulation],
+        steps: int,
+        *,
+        offset: int = 25,
+        budget: int | None = None,
+        disturbed: Literal["", "push", "goal"] = "",
     ) -> None:
         for what, value in (("offset", offset), ("budget", budget if budget is not None else 1)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise SpecError(f"{name}: {what} must be a whole number, 1 or more, got {value!r}")
         if offset > steps:
             raise SpecError(f"{name}: an offset of at most {steps} expected, the steps of an episode, got {offset}")
-        self._name, self._make, self._steps = name, make, steps
+        if disturbed not in ("", "push", "goal"):
+            raise SpecError(f"{name}: disturbed must be 'push' or 'goal', got {disturbed!r}")
+        self._name, self._make, self._steps, self._disturbed = name, make, steps, disturbed
         self.offset, self._budget = offset, 2 * offset if budget is None else budget
         self.budget: NDArray[np.int64] = np.zeros(0, np.int64)
         self._all: list[Simulation] = []
@@ -165,11 +181,18 @@ class OffsetTask:
             self._all.append(self._make())
         self._running = self._all[: len(seeds)]
         goals, seen, wanted = [], [], []
-        for one, seed in zip(self._running, seeds, strict=True):
+        self._time, self._moved = 0, [np.zeros(0)] * len(seeds)
+        self._rngs = [np.random.default_rng([_HELD_OUT, seed, 1]) for seed in seeds]
+        span = (max(1, self.offset // 5), max(1, self.offset // 2))
+        self._when = np.array([int(rng.integers(*span, endpoint=True)) for rng in self._rngs])
+        for i, (one, seed) in enumerate(zip(self._running, seeds, strict=True)):
             rng = np.random.default_rng([_HELD_OUT, seed])
             states = [state for state, _ in lived(one, rng, self._steps)] + [one.state()]
             start = int(rng.integers(len(states) - self.offset))
             goals.append(states[start + self.offset])
+            shift = max(1, self.offset // 4)
+            later = start + self.offset + shift
+            self._moved[i] = states[later if later < len(states) else start + self.offset - shift]
             one.restore(goals[-1])
             wanted.append(one.seen())
             one.restore(states[start])
@@ -180,7 +203,8 @@ class OffsetTask:
         self.failed = np.zeros(len(seeds), np.bool_)
         self._solved = self._reached()
         names = [c.name for c in self._running[0].spec.observations]
-        return Scenes(self._together(names), {n: np.stack([w[n] for w in wanted]) for n in names})
+        self._wanted = {n: np.stack([w[n] for w in wanted]) for n in names}
+        return Scenes(self._together(names), self._wanted)
 
     def step(self, actions: Array) -> dict[str, NDArray[Any]]:
         """Act, (B, A), and see; SpecError outside the bounds."""
@@ -194,12 +218,19 @@ class OffsetTask:
             one = self._running[i]
             try:
                 one.step(actions[i])
+                if self._disturbed and self._time == self._when[i]:
+                    self._disturb(int(i))
                 self._seen[i], self._states[i] = one.seen(), one.state()
             except Exception:
                 # Whatever a simulator throws ends its own problem, not the others.
                 self.failed[i] = True
+        self._time += 1
         self._solved |= self._reached() & ~self.failed
         return self._together([c.name for c in spec.observations])
+
+    def goal(self) -> dict[str, NDArray[Any]]:
+        """The picture of each goal, (B, *shape)."""
+        return self._wanted
 
     def solved(self) -> NDArray[np.bool_]:
         """(B,) whether the goal has been reached, now or earlier."""
@@ -217,6 +248,18 @@ class OffsetTask:
         """(B, A) the actions of the policy that is told state and goal."""
         pairs = zip(self._running, self._states, self._goal, strict=True)
         return np.stack([one.straight(state, goal) for one, state, goal in pairs])
+
+    def _disturb(self, i: int) -> None:
+        one = self._running[i]
+        now = one.state()
+        if self._disturbed == "push":
+            one.restore(one.pushed(now, self._rngs[i]))
+            return
+        self._goal[i] = self._moved[i]
+        one.restore(self._goal[i])
+        there = one.seen()
+        one.restore(now)
+        self._wanted = {n: np.concatenate([x[:i], there[n][None], x[i + 1 :]]) for n, x in self._wanted.items()}
 
     def _truth(self, states: Sequence[Array] | Array) -> dict[str, Array]:
         each = [one.truth(state) for one, state in zip(self._running, states, strict=True)]

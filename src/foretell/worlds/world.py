@@ -38,6 +38,10 @@ class Task(Protocol):
         """Act, (B, A); returns what is observed then. Actions outside the bounds raise SpecError."""
         ...
 
+    def goal(self) -> dict[str, NDArray[Any]]:
+        """What is to be seen, by channel name, (B, *shape): the same object until a goal moves."""
+        ...
+
     def solved(self) -> NDArray[np.bool_]:
         """(B,) whether each problem has been solved, now or earlier."""
         ...

@@ -67,6 +67,21 @@ def test_the_picture_shows_the_ball_where_it_is() -> None:
     assert 4 < len(changed) < 40
 
 
+def test_pushes_move_the_ball_no_further_than_walls_let_it() -> None:
+    one, rng = Simulation(Options()), np.random.default_rng(0)
+    maze = one._env.maze_map
+    moved = []
+    for _ in range(30):
+        one.reset(rng)
+        before = one.state()
+        after = one.pushed(before, rng)
+        moved.append(float(np.linalg.norm(after - before)))
+        i, j = one._env.xy_to_ij(after)
+        assert maze[i, j] == 0
+    assert max(moved) < 2.6
+    assert np.median(moved) > 0.8
+
+
 def test_random_actions_stay_near() -> None:
     world = make("pointmaze", size=16)
     found = run_policy(world.task(offset=50), list(range(12)), RandomActions(action=world.spec.action, seed=0))

@@ -91,6 +91,21 @@ def test_random_actions_do_not_do() -> None:
     assert found.success < 0.2
 
 
+def test_pushes_move_the_block_and_not_the_finger() -> None:
+    one, rng = Simulation(Options()), np.random.default_rng(0)
+    for _ in range(20):
+        one.reset(rng)
+        before = one.state()
+        after = one.pushed(before, rng)
+        assert np.array_equal(after[:4], before[:4])
+        assert 30 <= np.linalg.norm(after[4:6] - before[4:6]) <= 60
+        assert abs(after[6] - before[6]) <= 0.5
+        # It stays where it was put: finger and block do not overlap.
+        one.restore(after)
+        one.step(np.zeros(2))
+        assert one.state()[4:] == pytest.approx(after[4:], abs=1e-6)
+
+
 def test_proprioception_is_seen_where_asked_for() -> None:
     world = make("pusht", proprioception=True)
     assert [c.name for c in world.spec.observations] == ["camera", "finger"]

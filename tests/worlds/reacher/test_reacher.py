@@ -64,6 +64,16 @@ def test_goals_are_both_joints_within_a_twentieth_and_whole_turns_count() -> Non
     assert not one.reached(goal + 2 * np.pi * np.eye(4)[0], goal)
 
 
+def test_knocks_turn_both_joints() -> None:
+    one, rng = Simulation(Options()), np.random.default_rng(0)
+    for wrist in (0.0, 2.5):
+        after = one.pushed(np.array([1.0, wrist, 2, 2]), rng)
+        assert 0.3 <= abs(after[0] - 1) <= 0.8
+        assert abs(after[1]) < 2.8
+        assert after[1] != wrist
+        assert not after[2:].any()
+
+
 def test_who_knows_the_joints_gets_there_and_who_acts_at_random_does_not() -> None:
     world = make("reacher", size=16)
     assert run_policy(world.task(), list(range(12)), straight).success > 0.9

@@ -114,6 +114,15 @@ class Simulation:
         """Within a metre."""
         return bool(np.linalg.norm(state - goal) <= NEAR)
 
+    def pushed(self, state: Array, rng: np.random.Generator) -> Array:
+        """The ball pushed 1 to 2.5 m, as far as walls let it."""
+        way = rng.uniform(-np.pi, np.pi)
+        steps = int(rng.uniform(1, 2.5) / 0.2)
+        self.restore(state)
+        for _ in range(steps):
+            self.step(np.array([np.cos(way), np.sin(way)]))
+        return self.state()
+
     def straight(self, state: Array, goal: Array) -> Array:
         """Straight to the goal, through walls if it could."""
         return np.asarray(np.clip((goal - state) / 0.2, -1, 1))

@@ -127,6 +127,18 @@ class Simulation:
         turned = (state[6] - goal[6] + np.pi) % (2 * np.pi) - np.pi
         return bool(np.linalg.norm(state[places] - goal[places]) < NEAR_PX and abs(turned) < NEAR_ANGLE)
 
+    def pushed(self, state: Array, rng: np.random.Generator) -> Array:
+        """The block 30 to 60 px elsewhere and turned by up to half a radian, apart from the finger."""
+        while True:
+            way, moved = rng.uniform(-np.pi, np.pi), state.copy()
+            moved[4:6] += rng.uniform(30, 60) * np.array([np.cos(way), np.sin(way)])
+            moved[6] += rng.uniform(-0.5, 0.5)
+            self.restore(moved)
+            outline = self._outline()[:, 0]
+            inside = outline.min() > _EDGE and outline.max() < FIELD - _EDGE
+            if inside and np.linalg.norm(outline - state[:2], axis=1).min() > 2 * _FINGER:
+                return moved
+
     def straight(self, state: Array, goal: Array) -> Array:
         """The finger straight to where it is to be, whatever lies between."""
         return np.asarray(np.clip(goal[:2] - state[:2], -_REACH, _REACH))

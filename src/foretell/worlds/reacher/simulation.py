@@ -113,6 +113,12 @@ class Simulation:
         """Both joints within 0.05 rad; a whole turn of the shoulder is another place, as the task's authors have it."""
         return bool((np.abs(state[:2] - goal[:2]) < NEAR).all())
 
+    def pushed(self, state: Array, rng: np.random.Generator) -> Array:
+        """The arm knocked: both joints 0.3 to 0.8 rad elsewhere, the wrist within its range, at rest."""
+        turned = state[:2] + rng.uniform(0.3, 0.8, 2) * rng.choice([-1, 1], 2)
+        low, high = self._physics.named.model.jnt_range["wrist"]
+        return np.array([turned[0], np.clip(turned[1], low, high), 0, 0])
+
     def straight(self, state: Array, goal: Array) -> Array:
         """Torques as a spring and a damper between the joints and the goal's give."""
         return np.asarray(np.clip(2 * (goal[:2] - state[:2]) - 0.1 * state[2:], -1, 1))

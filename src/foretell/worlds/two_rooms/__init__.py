@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from foretell.errors import SpecError
 from foretell.spec import Episode, Spec
 from foretell.worlds.two_rooms.behaviour import random_walks
 from foretell.worlds.two_rooms.environment import TwoRoomsEnv, TwoRoomsVectorEnv
@@ -33,5 +34,8 @@ class TwoRooms:
         return random_walks(self._options, count, seed=seed, first=first)
 
     def task(self, **options: Any) -> TwoRoomsTask:
-        """Goals in the other room; options as in `TwoRoomsTask`."""
+        """Goals in the other room; options as in `TwoRoomsTask`, SpecError for any other."""
+        unknown = options.keys() - {"distance"}
+        if unknown:
+            raise SpecError(f"two_rooms: a task takes distance, got {sorted(unknown)[0]!r}")
         return TwoRoomsTask(self._options, **options)

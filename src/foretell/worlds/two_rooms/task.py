@@ -46,10 +46,14 @@ class TwoRoomsTask:
         else:
             self.budget = np.full(n, NEAR_BUDGET, np.int64)
         sim.position = self._goal
-        goal = sim.render(self._rngs)
+        self._wanted = {"camera": sim.render(self._rngs)}
         sim.position = start
         self._solved = self._reached()
-        return Scenes({"camera": sim.render(self._rngs)}, {"camera": goal})
+        return Scenes({"camera": sim.render(self._rngs)}, self._wanted)
+
+    def goal(self) -> dict[str, NDArray[Any]]:
+        """The picture of each goal, (B, 64, 64, 3); it does not move."""
+        return self._wanted
 
     def _draw(self, index: int, rng: np.random.Generator) -> None:
         sim = self._simulator
