@@ -8,6 +8,7 @@ from foretell.planning.gradient import Gradient
 from foretell.planning.icem import ICEM
 from foretell.planning.mppi import MPPI
 from foretell.planning.planner import Cost, Plan, Planner, PlanningError, PlanState
+from foretell.planning.realtime import RealTime
 
 __all__ = [
     "CEM",
@@ -22,6 +23,7 @@ __all__ = [
     "PlanState",
     "Planner",
     "PlanningError",
+    "RealTime",
     "State",
     "combined",
     "goal_cost",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -267,15 +268,45 @@ class Controller:
         with torch.inference_mode(False), torch.no_grad():
             steps, masks = checked(self.spec, observations, valid, batch=state.batch)
             before = state.actions[:, -1] if state.time else None
-            if self._needed(state.time):
-                state = self._seen(state, self._encode(steps, masks, state.shown))
-            if self.look > 1:
-                state = replace(state, shown=(*state.shown, self._vectors(steps, masks))[1 - self.look :])
+            due = state.plan is None or state.time - state.planned_at >= self.config.replan_every
+            state = self._looked(steps, masks, state, due)
             told = self._told(ahead, state.batch)
-            if state.time % self.config.replan_every == 0:
+            if due:
                 state = self._replan(state, told)
             actions, state = self._act(state, told)
             return (actions, state) if self.guard is None else self._guarded(actions, before, steps, masks or {}, state)
+
+    def followed(
+        self,
+        observations: Mapping[str, Tensor],
+        state: State,
+        actions: Tensor,
+        valid: Mapping[str, Tensor] | None = None,
+    ) -> State:
+        """The state after a step at which raw actions (B, A) were executed without planning: where a plan came too late
+        for it. Arguments and errors as in `step`; a guard is not asked.
+        """
+        if actions.shape != (state.batch, self.spec.action.size):
+            expected = (state.batch, self.spec.action.size)
+            raise SpecError(f"executed actions: shape {expected} expected, got {tuple(actions.shape)}")
+        with torch.inference_mode(False), torch.no_grad():
+            steps, masks = checked(self.spec, observations, valid, batch=state.batch)
+            return self._executed(self._looked(steps, masks, state, False), actions)
+
+    def _looked(self, steps: dict[str, Tensor], masks: dict[str, Tensor] | None, state: State, due: bool) -> State:
+        """With what is seen now, as far as this or a coming context needs it."""
+        if due or self._needed(state):
+            state = self._seen(state, self._encode(steps, masks, state.shown))
+        if self.look > 1:
+            state = replace(state, shown=(*state.shown, self._vectors(steps, masks))[1 - self.look :])
+        return state
+
+    def _executed(self, state: State, actions: Tensor) -> State:
+        """One raw step later."""
+        # A context reaches (history - 1) blocks back.
+        kept = max(1, (self.history - 1) * self.block)
+        actions = torch.cat([state.actions, actions.to(state.actions).unsqueeze(1)], dim=1)[:, -kept:]
+        return replace(state, time=state.time + 1, actions=actions)
 
     def _guarded(
         self,
@@ -336,11 +367,7 @@ class Controller:
         actions = raw[:, state.time - state.planned_at].clamp(low, high)
         if told is not None:
             actions = torch.where(told[:, 0].isnan(), actions, told[:, 0])
-        # A context reaches (history - 1) blocks back.
-        executed = torch.cat([state.actions, actions.unsqueeze(1)], dim=1)[
-            :, -max(1, (self.history - 1) * self.block) :
-        ]
-        return actions, replace(state, time=state.time + 1, actions=executed)
+        return actions, self._executed(state, actions)
 
     def _replan(self, state: State, told: Tensor | None) -> State:
         context, past = self._context(state)
@@ -375,9 +402,10 @@ class Controller:
         imagined = self.model.rollout(context, past, plan.actions.unsqueeze(1)).squeeze(1)
         return replace(state, plan=plan, search=plan.state, planned_at=state.time, imagined=imagined)
 
-    def _needed(self, time: int) -> bool:
-        """Whether the context of this or a later replanning holds the latent of `time`."""
-        return any((time + back * self.block) % self.config.replan_every == 0 for back in range(self.history))
+    def _needed(self, state: State) -> bool:
+        """Whether the context of a later replanning holds the latent of now, if no plan comes late."""
+        ahead = (state.time + back * self.block - state.planned_at for back in range(self.history))
+        return any(steps % self.config.replan_every == 0 for steps in ahead)
 
     def _seen(self, state: State, latents: Tensor) -> State:
         oldest = state.time - (self.history - 1) * self.block
@@ -388,9 +416,11 @@ class Controller:
 
     def _context(self, state: State) -> tuple[Tensor, Tensor]:
         """Latents (B, H, N, D), `block` raw steps apart up to now, and the block actions (B, H-1, A) between them."""
-        length = min(self.history, state.time // self.block + 1)
         seen = dict(zip(state.times, state.latents, strict=True))
-        context = torch.stack([seen[state.time - back * self.block] for back in reversed(range(length))], dim=1)
+        # Where a plan came late, what was seen a block ago may not have been looked at.
+        there = itertools.takewhile(seen.__contains__, (state.time - back * self.block for back in range(self.history)))
+        found = [seen[time] for time in there]
+        length, context = len(found), torch.stack(found[::-1], dim=1)
         steps = (length - 1) * self.block
         past = state.actions[:, state.actions.shape[1] - steps :]
         return context, past.reshape(state.batch, length - 1, self.block * self.spec.action.size)
