@@ -16,9 +16,25 @@ FINER = 2
 """Each pixel is the mean of so many by so many: the edges of small things stay where they are."""
 
 
-def headless() -> None:
-    """Lets MuJoCo draw without a display, unless told how by MUJOCO_GL; before it is imported."""
+def headless(world: str) -> None:
+    """Lets MuJoCo draw without a display, unless told how by MUJOCO_GL; before anything else of it is imported.
+
+    Raises SpecError where it is not installed, or where what is to draw is not.
+    """
     os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        needed("mujoco", world)
+    except SpecError:
+        raise
+    except Exception as error:
+        raise _nothing(world, error) from error
+
+
+def _nothing(world: str, error: BaseException) -> SpecError:
+    return SpecError(
+        f"{world}: nothing to draw with (MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {' '.join(str(error).split())[:80]});"
+        " on Debian and Ubuntu: apt install libegl1 and MUJOCO_GL=egl, or apt install libosmesa6 and MUJOCO_GL=osmesa"
+    )
 
 
 class Camera:
@@ -35,10 +51,7 @@ class Camera:
         try:
             self._renderer = mujoco.Renderer(model, FINER * side, FINER * side)
         except Exception as error:
-            raise SpecError(
-                f"{world}: nothing to draw with ({os.environ.get('MUJOCO_GL')}: {' '.join(str(error).split())[:80]});"
-                " on Debian and Ubuntu: apt install libegl1, or apt install libosmesa6 and MUJOCO_GL=osmesa"
-            ) from error
+            raise _nothing(world, error) from error
         # Before the libraries below it go, which complain otherwise.
         atexit.register(self._renderer.close)
 

@@ -56,7 +56,7 @@ class Options:
 @functools.cache
 def _environment(maze: str) -> Any:
     """One for all balls: each puts its own place in before it moves or is seen."""
-    headless()
+    headless("pointmaze")
     make = needed("ogbench.locomaze.maze", "pointmaze").make_maze_env
     env = make("point", "maze", maze_type=maze, terminate_at_goal=False)
     env.reset(seed=0)

@@ -58,7 +58,7 @@ class Options:
 @functools.cache
 def _physics() -> Any:
     """One for all arms: each puts its own state in before it moves or is seen."""
-    headless()
+    headless("reacher")
     physics = needed("dm_control.suite.reacher", "reacher").hard().physics
     physics.named.model.mat_rgba["target", "a"] = 0
     return physics
