@@ -33,11 +33,15 @@ def in_parallel(make: Make, count: int, workers: int) -> Iterator[Episode]:
                 while todo or running:
                     # Not all at once: what nobody has written yet lies in memory.
                     while todo and len(running) < 2 * workers:
-                        first, many, died = todo.popleft()
+                        first, many, died = todo[0]
+                        # Refused where the pool has broken meanwhile: then it is still to do.
                         running.append((pool.submit(_made, make, first, many), first, many, died))
+                        todo.popleft()
                     yield from running[0][0].result()
                     running.popleft()
             except BrokenProcessPool as error:
+                if not running:
+                    continue
                 _, first, many, died = running[0]
                 if died + 1 == _DEATHS:
                     raise DataError(
