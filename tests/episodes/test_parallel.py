@@ -7,11 +7,15 @@ import itertools
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from foretell.episodes import parallel
 from foretell.episodes.parallel import in_parallel
 from foretell.errors import DataError, SpecError
 from foretell.spec import Episode
@@ -37,6 +41,22 @@ def test_all_come_in_order() -> None:
 def test_what_a_killed_process_was_about_is_made_again(tmp_path: Path) -> None:
     assert _numbers(functools.partial(_episodes, tmp_path, 11, 2), 24) == list(range(24))
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_broken_pool_refuses_is_still_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(ProcessPoolExecutor):
+        calls = 0
+
+        def submit(self, *arguments: Any, **named: Any) -> Any:
+            Refusing.calls += 1
+            # Once with some handed over, once with none.
+            if Refusing.calls in (3, 4):
+                raise BrokenProcessPool("broken")
+            return super().submit(*arguments, **named)
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Refusing)
+    assert _numbers(functools.partial(_episodes, None, 0, 0), 24) == list(range(24))
+    assert Refusing.calls > 4
 
 
 def test_episodes_over_which_processes_die_again_and_again_are_named(tmp_path: Path) -> None:
