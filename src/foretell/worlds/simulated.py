@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foretell.errors import SpecError
-from foretell.spec import Episode, Spec, check_actions
+from foretell.spec import Channel, Episode, Spec, check_actions
 from foretell.worlds.world import Scenes
 
 Array = NDArray[np.float64]
@@ -17,33 +18,30 @@ _HELD_OUT = 0x0FF5E7
 """Apart from every seed that episodes are recorded with."""
 
 
-class Sizes(Protocol):
-    """Options that all of these worlds have."""
+@dataclass(frozen=True, kw_only=True)
+class SimulatedOptions:
+    """Options that all of these worlds have. size: px of the square picture. proprioception: see where the robot's own
+    parts are, too. episode_steps: of an episode. Raises SpecError where one of them cannot be.
+    """
+
+    world: ClassVar[str] = ""
+
+    size: int = 64
+    proprioception: bool = False
+    episode_steps: int = 150
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("size", 16, 512), ("episode_steps", 1, 100_000)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise SpecError(f"{self.world}: {name} must be a whole number from {least} to {most}, got {value!r}")
+        if not isinstance(self.proprioception, bool):
+            raise SpecError(f"{self.world}: proprioception must be true or false, got {self.proprioception!r}")
 
     @property
-    def size(self) -> int:
-        """px of the square picture."""
-        ...
-
-    @property
-    def proprioception(self) -> bool:
-        """Whether models see where the robot's own parts are, too."""
-        ...
-
-    @property
-    def episode_steps(self) -> int:
-        """Of an episode."""
-        ...
-
-
-def require_sizes(world: str, options: Sizes) -> None:
-    """Raise SpecError where one of them cannot be."""
-    for name, least, most in (("size", 16, 512), ("episode_steps", 1, 100_000)):
-        value = getattr(options, name)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise SpecError(f"{world}: {name} must be a whole number from {least} to {most}, got {value!r}")
-    if not isinstance(options.proprioception, bool):
-        raise SpecError(f"{world}: proprioception must be true or false, got {options.proprioception!r}")
+    def camera(self) -> Channel:
+        """The picture."""
+        return Channel(name="camera", kind="image", shape=(self.size, self.size, 3))
 
 
 class Simulation(Protocol):

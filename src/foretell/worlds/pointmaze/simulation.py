@@ -6,7 +6,7 @@ import functools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from foretell.errors import SpecError
 from foretell.spec import ActionSpec, Channel, Spec
 from foretell.worlds.camera import Camera, headless
 from foretell.worlds.extra import needed
-from foretell.worlds.simulated import require_sizes
+from foretell.worlds.simulated import SimulatedOptions
 
 Array = NDArray[np.float64]
 Cell = tuple[int, int]
@@ -27,26 +27,25 @@ corridor places lie, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """maze: which one. size: px of the square picture. proprioception: see where the ball is, too."""
+class Options(SimulatedOptions):
+    """maze: which one. Proprioception shows where the ball is."""
+
+    world: ClassVar[str] = "pointmaze"
 
     maze: Literal["medium", "large"] = "medium"
-    size: int = 64
-    proprioception: bool = False
     episode_steps: int = 200
 
     def __post_init__(self) -> None:
-        require_sizes("pointmaze", self)
+        super().__post_init__()
         if self.maze not in ("medium", "large"):
             raise SpecError(f"pointmaze: maze must be 'medium' or 'large', got {self.maze!r}")
 
     @property
     def spec(self) -> Spec:
         """A camera above the maze, and the ball's place where asked for; moves as shares of the largest."""
-        camera = Channel(name="camera", kind="image", shape=(self.size, self.size, 3))
         ball = Channel(name="ball", kind="vector", shape=(2,), fields=("x", "y"), units=("m", "m"))
         return Spec(
-            observations=(camera, ball) if self.proprioception else (camera,),
+            observations=(self.camera, ball) if self.proprioception else (self.camera,),
             action=ActionSpec(names=("dx", "dy"), units=("", ""), low=(-1.0, -1.0), high=(1.0, 1.0), safe=(0.0, 0.0)),
             hz=10.0,
             quantities=() if self.proprioception else (ball,),

@@ -10,14 +10,14 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foretell.spec import ActionSpec, Channel, Spec
 from foretell.worlds.extra import needed
-from foretell.worlds.simulated import require_sizes
+from foretell.worlds.simulated import SimulatedOptions
 
 Array = NDArray[np.float64]
 FIELD = 512.0
@@ -31,24 +31,18 @@ _FINGER, _MIDDLE = 15.0, 150.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """size: px of the square picture. proprioception: see where the finger is, too. episode_steps: of an episode."""
+class Options(SimulatedOptions):
+    """Proprioception shows where the finger is."""
 
-    size: int = 64
-    proprioception: bool = False
-    episode_steps: int = 150
-
-    def __post_init__(self) -> None:
-        require_sizes("pusht", self)
+    world: ClassVar[str] = "pusht"
 
     @property
     def spec(self) -> Spec:
         """A camera above the field, and the finger's position where asked for; moves in px, relative to the finger."""
-        camera = Channel(name="camera", kind="image", shape=(self.size, self.size, 3))
         finger = Channel(name="finger", kind="vector", shape=(2,), fields=("x", "y"), units=("px", "px"))
         block = Channel(name="block", kind="vector", shape=(3,), fields=("x", "y", "angle"), units=("px", "px", "rad"))
         return Spec(
-            observations=(camera, finger) if self.proprioception else (camera,),
+            observations=(self.camera, finger) if self.proprioception else (self.camera,),
             action=ActionSpec(
                 names=("dx", "dy"),
                 units=("px", "px"),

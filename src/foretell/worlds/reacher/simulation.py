@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from foretell.spec import ActionSpec, Channel, Spec
 from foretell.worlds.camera import Camera, headless
 from foretell.worlds.extra import needed
-from foretell.worlds.simulated import require_sizes
+from foretell.worlds.simulated import SimulatedOptions
 
 Array = NDArray[np.float64]
 NEAR = 0.05
@@ -27,26 +27,20 @@ REPEAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """size: px of the square picture. proprioception: see the joints, too. episode_steps: of an episode."""
+class Options(SimulatedOptions):
+    """Proprioception shows the joints and their speeds."""
 
-    size: int = 64
-    proprioception: bool = False
-    episode_steps: int = 150
-
-    def __post_init__(self) -> None:
-        require_sizes("reacher", self)
+    world: ClassVar[str] = "reacher"
 
     @property
     def spec(self) -> Spec:
         """A camera above the arm, and its joints where asked for; torques as shares of the largest."""
-        camera = Channel(name="camera", kind="image", shape=(self.size, self.size, 3))
         joints = Channel(name="joints", kind="vector", shape=(2,), fields=("shoulder", "wrist"), units=("rad", "rad"))
         speeds = Channel(
             name="speeds", kind="vector", shape=(2,), fields=("shoulder", "wrist"), units=("rad/s", "rad/s")
         )
         return Spec(
-            observations=(camera, joints, speeds) if self.proprioception else (camera,),
+            observations=(self.camera, joints, speeds) if self.proprioception else (self.camera,),
             action=ActionSpec(
                 names=("shoulder", "wrist"), units=("", ""), low=(-1.0, -1.0), high=(1.0, 1.0), safe=(0.0, 0.0)
             ),
