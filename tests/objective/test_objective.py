@@ -19,7 +19,15 @@ from foretell.objective.variance import latent_spread, variance_covariance
 from foretell.spec import Channel, Spec
 from tests.model.samples import ACTION, SPEC, STILL, actions, masks, model, observed
 
-EVERYTHING = {"sigreg": 0.5, "inverse": 2.0, "straight": 0.3, "variance": 0.2, "covariance": 0.1}
+EVERYTHING = {
+    "sigreg": 0.5,
+    "inverse": 2.0,
+    "places": 0.4,
+    "persistent": 0.2,
+    "straight": 0.3,
+    "variance": 0.2,
+    "covariance": 0.1,
+}
 LATE = 10_000
 
 
@@ -74,7 +82,7 @@ class TestTerms:
         batch = batch_of()
         nothing = {"sigreg": 0.0, "inverse": 0.0}
         assert scores(objective(**nothing), batch).keys() == {"loss", "prediction", "spread"}
-        for name in ("sigreg", "inverse", "straight"):
+        for name in ("sigreg", "inverse", "places", "persistent", "straight"):
             found = scores(objective(**{**nothing, name: 1.0}), batch)
             assert found.keys() == {"loss", "prediction", "spread", name}
         for name in ("variance", "covariance"):

@@ -264,6 +264,9 @@ class TestPlanState:
         state = start([2.0, -math.inf, 1.0], [6.0, math.inf, math.inf], block=2, scale=[9.0, 5.0, 3.0])
         assert state.mean[0, 0].tolist() == [4.0, 0.0, 1.0] * 2
         assert state.scale.tolist() == [2.0, 5.0, 3.0] * 2
+        assert start([2.0, -math.inf], [6.0, math.inf]).scale.tolist() == [2.0, 1.0]
+        # Actions may be known to be smaller than their bounds let them be.
+        assert start([2.0, -math.inf], [6.0, math.inf], scale=[0.5, 0.25]).scale.tolist() == [0.5, 0.25]
 
     def test_mistakes_are_named(self) -> None:
         with pytest.raises(SpecError, match="low must be below high"):

@@ -29,6 +29,8 @@ from foretell.trust.support import KINDS, Support
 from foretell.worlds import World
 
 _PROBLEMS = 1_000_000
+_RECORDED = 2.0
+"""Typical size of planned actions, in standard deviations of the recorded ones: a planner begins with half of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,9 @@ class Evaluation:
 def controller_for(
     model: WorldModel, parts: Mapping[str, nn.Module], config: EvaluationConfig, *, guard: Guard | None = None
 ) -> Controller:
-    """The controller that is evaluated: plans by the run's temporal distance, or by the squared one without it."""
+    """The controller that is evaluated: plans by the run's temporal distance, or by the squared one without it, and
+    searches among actions as large as those that were recorded.
+    """
     distance = parts.get("temporal_distance")
     return Controller(
         model,
@@ -152,6 +156,7 @@ def controller_for(
         config.controller,
         distance=distance if isinstance(distance, TemporalDistance) else squared_distance,
         guard=guard,
+        scale=_RECORDED * model.get_buffer("scale_action"),
     )
 
 

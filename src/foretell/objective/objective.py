@@ -14,9 +14,25 @@ from foretell.episodes.batch import Batch
 from foretell.errors import SpecError
 from foretell.model.world_model import WorldModel
 from foretell.objective.contrast import contrast
+from foretell.objective.places import Places
 from foretell.objective.prediction import open_loop_errors, straightness
 from foretell.objective.sigreg import sigreg
 from foretell.objective.variance import latent_spread, variance_covariance
+
+_WEIGHTS = (
+    "prediction",
+    "sigreg",
+    "grounded",
+    "context",
+    "inverse",
+    "places",
+    "persistent",
+    "straight",
+    "variance",
+    "covariance",
+)
+_KEPT = 16
+"""Values of a latent that episodes are told apart by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +59,11 @@ class ObjectiveConfig:
     well it tells them apart. Where it weighs much, features of what moves come late or never."""
     inverse: float = 1.0
     """Actions told from successive latents."""
+    places: float = 0.0
+    """What is seen at each place of a picture (features of random convolutions), told from the latent: where something
+    slow, such as a block that is pushed, would else be left out beside what moves by itself."""
+    persistent: float = 0.0
+    """Episodes told apart by what their latents have in common at different times."""
     straight: float = 0.0
     """Temporal straightening."""
     variance: float = 0.0
@@ -59,7 +80,7 @@ class ObjectiveConfig:
     """Steps in which the encoder comes to feel the prediction error fully."""
 
     def __post_init__(self) -> None:
-        for name in ("prediction", "sigreg", "grounded", "context", "inverse", "straight", "variance", "covariance"):
+        for name in _WEIGHTS:
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise SpecError(f"objective: the weight {name} must be 0 or more, got {value!r}")
@@ -77,7 +98,7 @@ class ObjectiveConfig:
     @property
     def paired(self) -> bool:
         """Whether the windows of a batch come in pairs from one episode."""
-        return self.spread == "change"
+        return self.spread == "change" or self.persistent > 0
 
 
 class InverseDynamics(nn.Module):
@@ -103,6 +124,12 @@ class Objective(nn.Module):
         acts = model.action_size > 0 and config.inverse > 0
         width = model.config.width
         self.inverse = InverseDynamics(model.config.latent, model.action_size, width) if acts else None
+        size = model.config.latent
+        pictures = config.places > 0 and any(c.kind == "image" for c in model.spec.observations)
+        self.places = Places(model) if pictures else None
+        self.persistent = (
+            nn.Sequential(nn.Linear(size, width), nn.GELU(), nn.Linear(width, _KEPT)) if config.persistent else None
+        )
         self.target = copy.deepcopy(model).requires_grad_(False) if config.ema else None
 
     def forward(self, batch: Batch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
@@ -127,7 +154,7 @@ class Objective(nn.Module):
             squares = (errors[..., :grounded] * known).sum((0, 2)) / known.sum((0, 2)).clamp_min(1.0)
             terms["grounded"] = (squares.clamp_min(1e-8).log() / 2).mean().exp()
         flat = latents.flatten(2)
-        if c.sigreg and not c.paired:
+        if c.sigreg and c.spread == "state":
             terms["sigreg"] = sigreg(flat[..., grounded:], c.slices, generator)
         elif c.sigreg:
             moving = flat[..., grounded : flat.shape[-1] - model.config.context]
@@ -143,6 +170,11 @@ class Objective(nn.Module):
         if self.inverse is not None:
             actions = self.inverse(latents[:, :-1], latents[:, 1:])
             terms["inverse"] = (actions - model.normalise_actions(batch.actions)).pow(2).mean()
+        if self.places is not None:
+            terms["places"] = self.places(model.normalised(batch.observations, batch.valid), flat.flatten(0, 1))
+        if self.persistent is not None:
+            kept = self.persistent(flat)
+            terms["persistent"] = contrast(kept[0::2].mean(1), kept[1::2].mean(1))
         if c.straight and latents.shape[1] > 2:
             terms["straight"] = straightness(latents)
         if c.variance or c.covariance:

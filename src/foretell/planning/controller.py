@@ -151,7 +151,8 @@ class Controller:
     penalty: a cost of the actions themselves, added to that of what they lead to. inside: a cost of actions and of
     what they lead to together, such as `trust.support.Support.inside`, which keeps plans to what training covered.
     propose: offers plans to the planner at each replanning (an inverse-dynamics policy, a retrieved plan).
-    scale: (A,) typical size of the actions, used where they have no bounds; 1 unless given.
+    scale: (A,) typical size of the actions, half their range at most, and that unless given; 1 where they have no
+    bounds. What is far beyond the actions that were recorded is beyond what the model knows.
     told: names of the actions that are not planned but told of at each step, by default the spec's exogenous ones; more
     of them where others decide on those.
     guard: may slow an episode down (part of the way from the spec's safe action to the planned one) or hand it over

@@ -28,7 +28,7 @@ class PlanState:
     B episodes, K latent steps, A = block * (raw action size) values per step, raw steps in order.
 
     low, high: (A,) bounds in the action's units, infinite where there are none.
-    scale: (A,) typical size of an action: half the range, or what the caller knows of an unbounded one.
+    scale: (A,) typical size of an action: what the caller knows of it, half the range at most.
     mean: (B, K, A) warm start.
     generator: the source of randomness; planners work on a copy, so the same state gives the same plan.
     block: raw actions per latent step.
@@ -78,20 +78,21 @@ class PlanState:
         """A cold start for plans between raw bounds `low` and `high` (raw A,).
 
         The mean is the middle of the range, or the value nearest to zero where a bound is infinite.
-        `scale` (raw A,) is only used where a bound is infinite and is 1 unless given.
+        `scale` (raw A,) is half the range at most, and that unless given; 1 where a bound is infinite.
         Raises SpecError for bounds that are NaN or in the wrong order, and for scales that are not positive.
         """
         if low.shape != high.shape or low.ndim != 1:
             raise SpecError(f"bounds: two of shape (A,) expected, got {tuple(low.shape)} and {tuple(high.shape)}")
         if not bool((low < high).all()):
             raise SpecError(f"bounds: low must be below high, got {low.tolist()} and {high.tolist()}")
+        bounded = low.isfinite() & high.isfinite()
+        half = torch.where(bounded, high / 2 - low / 2, torch.full_like(low, math.inf))
         if scale is None:
-            scale = torch.ones_like(low)
+            scale = torch.where(bounded, half, torch.ones_like(low))
         if scale.shape != low.shape or not bool(((scale > 0) & scale.isfinite()).all()):
             raise SpecError(f"scale: {low.numel()} positive numbers expected, got {scale.tolist()}")
-        bounded = low.isfinite() & high.isfinite()
         middle = torch.where(bounded, low / 2 + high / 2, torch.zeros_like(low)).clamp(low, high)
-        scale = torch.where(bounded, high / 2 - low / 2, scale)
+        scale = torch.minimum(scale, half)
         return PlanState(
             low=low.repeat(block),
             high=high.repeat(block),

@@ -150,7 +150,7 @@ class Simulation:
             while places and np.linalg.norm(places[0] - finger) < 10:
                 places = places[1:]
             if not places or left <= 0:
-                places, speed, left = self._intended(rng), rng.uniform(15, 70), int(rng.integers(10, 40))
+                places, speed, left = self._intended(rng), rng.uniform(10, 50), int(rng.integers(10, 40))
             left -= 1
             move = places[0] - finger
             move *= min(1.0, speed / max(float(np.linalg.norm(move)), 1e-9))
