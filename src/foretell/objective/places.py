@@ -21,9 +21,9 @@ class Places(nn.Module):
     """Local features of every image channel, told from the latent of the same step.
 
     The features come from the first convolutions of the encoder as they are when training begins, and stay: targets
-    that nothing can make trivial. Random targets of this kind serve speech (Chiu et al. 2022, "Self-supervised learning with
-    random-projection quantizer for speech recognition", arXiv 2202.01855); that global features tell local ones is how
-    Anand et al. 2019 ("Unsupervised state representation learning in Atari", arXiv 1906.08226) keep an encoder from
+    that nothing can make trivial. Random targets of this kind serve speech (Chiu et al. 2022, "Self-supervised learning
+    with random-projection quantizer for speech recognition", arXiv 2202.01855); that global features tell local ones is
+    how Anand et al. 2019 ("Unsupervised state representation learning in Atari", arXiv 1906.08226) keep an encoder from
     overlooking what is small or slow. For specs with an image channel.
     """
 
