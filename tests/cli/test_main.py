@@ -205,7 +205,10 @@ def test_as_a_process_help_is_fast_and_needs_no_torch() -> None:
 def test_ctrl_c_ends_a_recording_with_130_and_keeps_its_episodes(tmp_path: Path) -> None:
     out = tmp_path / "rooms"
     command = [sys.executable, "-m", "foretell", "record", "two_rooms", "--episodes", "100000", "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # As from a terminal: what a shell starts in the background is told to ignore Ctrl-C, and its children inherit that.
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     try:
         deadline = time.monotonic() + 30
         while not list(out.glob("*.journal")) and process.poll() is None and time.monotonic() < deadline:
