@@ -47,6 +47,10 @@ class ImageEncoder(nn.Module):
         features = self.project(first.flatten(1))
         return torch.where(valid[:, None], features, self.missing.to(features.dtype))
 
+    def stages(self, count: int) -> nn.Module:
+        """The first `count` convolutions, or as many as there are, each with its normalisation and what bends it."""
+        return self.convolutions[: 3 * count]
+
     def early(self, images: Tensor, valid: Tensor) -> Tensor:
         """The first convolution, (M, C, H / 4, W / 4), of images (M, C, H, W) normalised."""
         return torch.as_tensor(self.convolutions[0](images))

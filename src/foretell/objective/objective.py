@@ -139,7 +139,9 @@ class Objective(nn.Module):
         counts optimiser steps from 0.
         """
         c, model = self.config, self.model
-        latents = model.encode(batch.observations, batch.valid)
+        channels = list(model.normalised(batch.observations, batch.valid))
+        shape = (len(batch.actions), batch.actions.shape[1] + 1, 1, model.config.latent)
+        latents = model.encode_normalised(channels).view(shape)
         felt = min(1.0, max(0.0, (step + 1 - c.settle) / max(c.ramp, 1)))
         seen = felt * latents + (1 - felt) * latents.detach()
         targets = seen
@@ -171,7 +173,7 @@ class Objective(nn.Module):
             actions = self.inverse(latents[:, :-1], latents[:, 1:])
             terms["inverse"] = (actions - model.normalise_actions(batch.actions)).pow(2).mean()
         if self.places is not None:
-            terms["places"] = self.places(model.normalised(batch.observations, batch.valid), flat.flatten(0, 1))
+            terms["places"] = self.places(channels, flat.flatten(0, 1))
         if self.persistent is not None:
             kept = self.persistent(flat)
             terms["persistent"] = contrast(kept[0::2].mean(1), kept[1::2].mean(1))

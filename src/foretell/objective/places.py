@@ -36,8 +36,7 @@ class Places(nn.Module):
             if not isinstance(encoder, ImageEncoder):
                 continue
             self.channels.append(i)
-            # Each convolution is followed by its normalisation and what bends it.
-            first = copy.deepcopy(encoder.convolutions[: 3 * STAGES]).requires_grad_(False)
+            first = copy.deepcopy(encoder.stages(STAGES)).requires_grad_(False)
             early.append(first)
             with torch.no_grad():
                 blank = torch.zeros(1, channel.shape[2], *channel.shape[:2], device=model.device)
