@@ -405,3 +405,31 @@ def test_spec_with_everything_survives(tmp_path: Path) -> None:
     )
     checkpoint.save(tmp_path, model(spec))
     assert checkpoint.load(tmp_path).model.spec == spec
+
+
+def test_half_precision_keeps_what_was_measured_and_predicts_nearly_the_same(tmp_path: Path) -> None:
+    world, head = model(statistics=statistics()), readout()
+    checkpoint.save(tmp_path / "whole", world, {"readout.level": head})
+    checkpoint.save(tmp_path / "half", world, {"readout.level": head}, half=True)
+    stored = load_file(tmp_path / "half" / WEIGHTS)
+    learned = {f"model.{k}" for k, _ in world.named_parameters()}
+    learned |= {f"readout.level.{k}" for k, _ in head.named_parameters()}
+    assert {k for k, v in stored.items() if v.dtype == torch.float16} == learned
+    found = checkpoint.load(tmp_path / "half")
+    assert {v.dtype for v in found.model.state_dict().values() if v.is_floating_point()} == {torch.float32}
+    world.eval()
+    shown, seen = observed(SPEC), masks(SPEC)
+    torch.testing.assert_close(found.model.encode(shown, seen), world.encode(shown, seen), atol=2e-2, rtol=2e-2)
+    # Halved once, it is the same when it is saved again.
+    checkpoint.save(tmp_path / "again", found.model, found.parts, half=True)
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "half" / WEIGHTS).read_bytes()
+
+
+def test_values_too_large_for_half_precision_stay_whole(tmp_path: Path) -> None:
+    world = model()
+    with torch.no_grad():
+        world.predictor.enter.weight[0, 0] = 1e6
+    checkpoint.save(tmp_path / "run", world, half=True)
+    found = checkpoint.load(tmp_path / "run").model.predictor
+    assert torch.equal(found.enter.weight, world.predictor.enter.weight)
+    assert torch.equal(found.leave[2].weight, world.predictor.leave[2].weight.half().float())

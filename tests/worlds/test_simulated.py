@@ -13,7 +13,7 @@ from foretell.errors import SpecError
 from foretell.evaluation.baselines import straight
 from foretell.evaluation.protocols import run_policy
 from foretell.spec import ActionSpec, Channel, Spec
-from foretell.worlds.simulated import SimulatedWorld, lived
+from foretell.worlds.simulated import SimulatedOptions, SimulatedWorld, lived
 
 Array = NDArray[np.float64]
 PLACE = Channel(name="place", kind="vector", shape=(1,), fields=("x",), units=("m",))
@@ -66,7 +66,7 @@ class Line:
 
 
 def world(breaks: int = -1) -> SimulatedWorld:
-    return SimulatedWorld("line", lambda: Line(breaks), {}, STEPS)
+    return SimulatedWorld("line", lambda: Line(breaks), SimulatedOptions(episode_steps=STEPS))
 
 
 def test_an_episode_depends_on_seed_and_number_alone() -> None:

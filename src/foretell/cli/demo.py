@@ -19,54 +19,68 @@ from foretell.errors import SpecError
 from foretell.training.loop import OnStep
 
 T = TypeVar("T")
-FOLDERS = {"two_rooms": Path("runs/demo"), "glucose": Path("runs/demo-glucose")}
-"""Where the demo of each world goes, unless told otherwise."""
+TRAINED = ("two_rooms", "glucose")
+"""Demos that record and train; the others use models that ship."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Command):
-    """Record, train, plan, forecast and report, in minutes.
+    """See it work, in minutes: plan, forecast and report.
 
     Of two rooms: records random walks, trains a world model from their pixels, and
     asks it to reach goals in the other room. Of glucose: records virtual patients
     with type 1 diabetes, learns what meals and insulin do, and answers about one it
     has not learned from: forecast, what if, treatment, and when not to trust it.
+    Of a model that ships (pusht, reacher, pointmaze_medium, pointmaze_large): plans
+    on a simulator that others wrote, which pip install 'foretell[robots]' brings.
     Writes report.html and report.json. An earlier demo in the same folder is
     replaced.
 
       foretell demo
       foretell demo glucose
+      foretell demo reacher
       foretell demo --out runs/other --seed 1
     """
 
-    world: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[two_rooms|glucose]")] = "two_rooms"
-    """The world."""
+    world: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WORLD")] = "two_rooms"
+    """two_rooms, glucose, or a model that ships."""
     out: Annotated[
-        Path | None, tyro.conf.arg(metavar="TO", help_behavior_hint="(default: runs/demo, runs/demo-glucose)")
+        Path | None, tyro.conf.arg(metavar="TO", help_behavior_hint="(default: runs/demo, runs/demo-WORLD)")
     ] = None
     """Folder to write."""
 
     def __post_init__(self) -> None:
-        if self.world not in FOLDERS:
-            raise SpecError(f"demo: a world of {', '.join(FOLDERS)} expected, got {self.world!r}")
+        if self.world not in TRAINED:
+            from foretell.evaluation.pretrained import names
+
+            if self.world not in names():
+                known = ", ".join((*TRAINED, *names()))
+                raise SpecError(f"demo: a world of {known} expected, got {self.world!r}")
 
     @property
     def folder(self) -> Path:
         """Where it goes."""
-        return FOLDERS[self.world] if self.out is None else self.out
+        apart = "" if self.world == "two_rooms" else f"-{self.world}"
+        return Path(f"runs/demo{apart}") if self.out is None else self.out
 
     def run(self, context: Context) -> dict[str, Any]:
         """Run the demo; returns what report.json holds."""
-        from foretell.evaluation import demo, glucose_demo
+        from foretell.evaluation import demo, glucose_demo, pretrained_demo
 
-        run = demo.run_demo if self.world == "two_rooms" else glucose_demo.run_glucose_demo
-        return run(self.folder, seed=context.seed, listener=_Listener(context))
+        listener = _Listener(context)
+        if self.world == "two_rooms":
+            return demo.run_demo(self.folder, seed=context.seed, listener=listener)
+        if self.world == "glucose":
+            return glucose_demo.run_glucose_demo(self.folder, seed=context.seed, listener=listener)
+        return pretrained_demo.run_pretrained_demo(self.world, self.folder, seed=context.seed, listener=listener)
 
     def show(self, result: dict[str, Any], console: Console) -> None:
         """The table, the time, and where the report is."""
         if self.world == "glucose":
             show_notice(result["notice"], console)
             console.print(_answers(result))
+        elif self.world != "two_rooms":
+            console.print(figures(self.world, result))
         else:
             ahead = result["forecast"]
             forecast = {
@@ -76,11 +90,15 @@ class Demo(Command):
                 "no_change": ahead["no_change_px"],
             }
             console.print(figures("two rooms", {**result, "forecast": forecast}))
-        seconds, train = result["seconds"], result["train"]
+        seconds, train = result["seconds"], result.get("train")
         parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "total")
+        made = (
+            f"{result['parameters'] / 1e6:.2f} M parameters"
+            if train is None
+            else f"{train['parameters'] / 1e6:.2f} M parameters, {train['frames_per_second']:,.0f} frames a second"
+        )
         console.print(
-            f"{train['parameters'] / 1e6:.2f} M parameters, {train['frames_per_second']:,.0f} frames a second;"
-            f" {parts}; {seconds['total']:.0f} s and {result['peak_memory_mb']:,.0f} MB in all",
+            f"{made}; {parts}; {seconds['total']:.0f} s and {result['peak_memory_mb']:,.0f} MB in all",
             soft_wrap=True,
         )
         console.print(f"wrote {self.folder / 'report.html'} and {self.folder / 'report.json'}", soft_wrap=True)

@@ -15,12 +15,6 @@ from foretell.cli.console import show_notice, table
 from foretell.cli.record import world_options
 from foretell.errors import SpecError
 
-_NAMES = {
-    "random": "random actions",
-    "straight": "straight at the goal",
-    "inverse_dynamics": "inverse dynamics, same episodes",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Command):
@@ -102,6 +96,7 @@ class Evaluate(Command):
 def figures(title: str, result: Mapping[str, Any]) -> Any:
     """A table of an evaluation: success beside its floors, forecasts, replanning, plans that leave training."""
     from foretell.evaluation.intervals import wilson
+    from foretell.evaluation.suite import FLOORS
 
     planning, forecast, leaving = result["planning"], result["forecast"], result["plans_leaving_training"]
     shown = table(title.replace("_", " "), "", "value>", "95% interval>")
@@ -112,7 +107,7 @@ def figures(title: str, result: Mapping[str, Any]) -> Any:
         f"{_share(low)} to {_share(high)}",
         style="bold",
     )
-    for key, name in _NAMES.items():
+    for key, name in ((key, name) for key, name in FLOORS.items() if key in planning):
         low, high = wilson(round(planning[key] * planning["episodes"]), planning["episodes"])
         shown.add_row(f"  {name}", _share(planning[key]), f"{_share(low)} to {_share(high)}")
     if forecast is not None:

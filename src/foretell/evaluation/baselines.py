@@ -1,25 +1,30 @@
-"""Floors: random actions, straight at the goal, and a policy that imitates instead of planning."""
+"""Floors: random actions, straight at the goal, and policies that imitate instead of planning."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from foretell.episodes.cache import Cache
+from foretell.episodes.statistics import statistics
 from foretell.episodes.store import EpisodeStore
 from foretell.errors import DataError, SpecError
 from foretell.evaluation.protocols import Act, Observations
-from foretell.model.world_model import WorldModel
+from foretell.model.imitation import Imitation, ImitationConfig
+from foretell.model.world_model import ModelConfig, WorldModel
 from foretell.planning.live import checked
 from foretell.spec import ActionSpec
 from foretell.worlds import Scenes, Task
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +55,12 @@ def straight(task: Task, scenes: Scenes) -> Act:
     return lambda seen, step, running: task.straight()[running]
 
 
-class InverseDynamicsPolicy:
-    """Goal-conditioned inverse dynamics: from the latents of now and of the goal to the action, without a plan.
+class Imitating:
+    """Acts by imitation, without a plan: what it sees through its own eyes, or through the model's."""
 
-    Trained with hindsight goals: in a recorded episode, what was seen k steps later is taken as the goal of
-    the action now, k uniform in 1..`reach` (Ghosh et al. 2021, "Learning to reach goals via iterated supervised
-    learning"). It sees the world model's own frozen latents: it shares the representation and lacks only the
-    prediction and the planner.
-    """
-
-    def __init__(self, model: WorldModel, network: nn.Module, seconds: float) -> None:
-        self._model, self._network, self.seconds = model, network, seconds
+    def __init__(self, model: WorldModel, imitation: Imitation, seconds: float = 0.0) -> None:
+        self.imitation, self.seconds = imitation, seconds
+        self._model = model if imitation.eyes is None else imitation.eyes
 
     def __call__(self, task: Task, scenes: Scenes) -> Act:
         """Begin."""
@@ -73,9 +73,9 @@ class InverseDynamicsPolicy:
                 wanted, goals = task.goal(), self._encoded(task.goal(), "goal")
             now = self._encoded(seen, "observations")
             with torch.no_grad():
-                wanted = self._network(torch.cat([now, goals[torch.from_numpy(running)]], dim=-1))
+                told = self.imitation(now, goals[torch.from_numpy(running)])[..., : len(low)].cpu()
             scale, mean = self._model.get_buffer("scale_action").cpu(), self._model.get_buffer("mean_action").cpu()
-            return np.asarray(np.clip((wanted * scale + mean).numpy().astype(np.float64), low, high))
+            return np.asarray(np.clip((told * scale + mean).numpy().astype(np.float64), low, high))
 
         return act
 
@@ -84,8 +84,7 @@ class InverseDynamicsPolicy:
         values, masks = checked(self._model.spec, tensors, where=where)
         device = self._model.device
         with torch.no_grad():
-            latents = self._model.encode({n: x.to(device) for n, x in values.items()}, masks)
-        return latents.flatten(1).cpu()
+            return self._model.encode({n: x.to(device) for n, x in values.items()}, masks)[:, 0]
 
 
 def fit_inverse_dynamics(
@@ -99,45 +98,111 @@ def fit_inverse_dynamics(
     steps: int = 2000,
     batch: int = 512,
     width: int = 256,
-) -> InverseDynamicsPolicy:
-    """The policy, fitted on the episodes that the model was trained on; a few seconds.
+    ahead: int = 1,
+) -> Imitating:
+    """Goal-conditioned inverse dynamics: from the model's frozen latents of now and of the goal to the action.
+
+    Trained with hindsight goals: in a recorded episode, what was seen k steps later is taken as the goal of
+    the action now, k uniform in 1..`reach` (Ghosh et al. 2021, "Learning to reach goals via iterated supervised
+    learning"). It shares the representation and lacks only the prediction and the planner; a few seconds.
 
     latents: of every step of each episode, (steps, N, D), frozen. reach: the farthest hindsight goal, raw steps.
-    Raises SpecError where the spec names no actions, DataError where no episode holds two steps.
+    ahead: raw actions told at once. Raises SpecError where the spec names no actions, DataError where no episode holds
+    two steps.
     """
+    _require_actions(model)
+    flat = torch.cat(list(latents))
+    config = ImitationConfig(latent=flat[0].numel(), action=model.spec.action.size, ahead=ahead, width=width)
+    imitation = _made(lambda: Imitation(config), seed)
+    return _fitted(
+        model, imitation, store, episodes, lambda rows: flat[rows], seed=seed, reach=reach, steps=steps, batch=batch
+    )
+
+
+def fit_cloning(
+    store: EpisodeStore,
+    episodes: Sequence[int],
+    *,
+    seed: int,
+    reach: int = 50,
+    steps: int = 1500,
+    batch: int = 128,
+    latent: int = 64,
+    features: int = 128,
+    width: int = 256,
+) -> Imitating:
+    """Behaviour cloning towards a goal: the same as `fit_inverse_dynamics` with an encoder of its own, trained with the
+    policy from what was seen; minutes where that is pictures. Arguments and errors as there.
+    """
+    config = ModelConfig(latent=latent, features=features, width=8, depth=1, block=1)
+    eyes = _made(lambda: WorldModel(store.spec, config, statistics(store, episodes)), seed)
+    _require_actions(eyes)
+    imitation = _made(
+        lambda: Imitation(ImitationConfig(latent=latent, action=store.spec.action.size, width=width), eyes), seed
+    )
+    cache = Cache(store)
+    names = [c.name for c in store.spec.observations]
+    at = torch.cat([torch.arange(int(cache.starts[i]), int(cache.starts[i] + store.lengths[i])) for i in episodes])
+
+    def encoded(rows: Tensor) -> Tensor:
+        where = at[rows].numpy()
+        seen = {n: torch.from_numpy(cache.values[n][where][:, None]) for n in names}
+        valid = {n: torch.from_numpy(cache.valid[n][where][:, None]) for n in names if n in cache.valid}
+        return eyes.encode(seen, valid)[:, 0]
+
+    return _fitted(eyes, imitation, store, episodes, encoded, seed=seed, reach=reach, steps=steps, batch=batch)
+
+
+def _require_actions(model: WorldModel) -> None:
     if model.spec.action.size == 0:
-        raise SpecError("inverse dynamics: the spec names no actions")
-    started = time.perf_counter()
-    lengths = torch.tensor([len(z) for z in latents])
-    starts = lengths.cumsum(0) - lengths
-    flat = torch.cat(list(latents)).flatten(1)
-    moves = [torch.from_numpy(np.array(store.read(i, []).actions, np.float32)) for i in episodes]
-    # A row for every step, so that steps and actions share their numbers; the last of an episode is never drawn.
-    actions = torch.cat([functional.pad(m, (0, 0, 0, 1)) for m in moves])
-    actions = (actions - model.get_buffer("mean_action").cpu()) / model.get_buffer("scale_action").cpu()
-    left = torch.cat([torch.arange(int(n) - 1, -1, -1) for n in lengths])
-    rows = torch.arange(int(lengths.sum()))[left > 0]
-    if not len(rows) or int(starts[-1] + lengths[-1]) != len(actions):
-        raise DataError(f"{store.path}: episodes of at least two steps and a latent for every step expected")
-    generator = torch.Generator().manual_seed(seed)
+        raise SpecError("imitation: the spec names no actions")
+
+
+def _made(make: Callable[[], T], seed: int) -> T:
+    """With weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = nn.Sequential(
-            nn.Linear(2 * flat.shape[1], width),
-            nn.GELU(),
-            nn.Linear(width, width),
-            nn.GELU(),
-            nn.Linear(width, model.spec.action.size),
-        )
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-4)
+        return make()
+
+
+def _fitted(
+    model: WorldModel,
+    imitation: Imitation,
+    store: EpisodeStore,
+    episodes: Sequence[int],
+    encoded: Callable[[Tensor], Tensor],
+    *,
+    seed: int,
+    reach: int,
+    steps: int,
+    batch: int,
+) -> Imitating:
+    """The policy, fitted with hindsight goals on rows, one for each step of the episodes; encoded: their latents."""
+    started = time.perf_counter()
+    lengths = torch.tensor([int(store.lengths[i]) for i in episodes])
+    moves = [torch.from_numpy(np.array(store.read(i, []).actions, np.float32)) for i in episodes]
+    ahead = imitation.config.ahead
+    # A row for every step, so that steps and actions share their numbers; what is past the end is never asked for.
+    padded = (functional.pad(m, (0, 0, 0, 1)) for m in moves)
+    actions = functional.pad(torch.cat(list(padded)), (0, 0, 0, ahead))
+    actions = (actions - model.get_buffer("mean_action").cpu()) / model.get_buffer("scale_action").cpu()
+    left = torch.cat([torch.arange(int(n) - 1, -1, -1) for n in lengths])
+    rows = torch.arange(int(lengths.sum()))[left >= ahead]
+    if not len(rows):
+        raise DataError(f"{store.path}: episodes of more than {ahead} steps expected")
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(imitation.parameters(), lr=1e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
+    imitation.train()
     for _ in range(steps):
         now = rows[torch.randint(len(rows), (batch,), generator=generator)]
         most = left[now].clamp_max(reach)
-        ahead = 1 + (torch.rand(batch, generator=generator) * most).long().clamp_max(most - 1)
-        loss = functional.mse_loss(network(torch.cat([flat[now], flat[now + ahead]], dim=-1)), actions[now])
+        later = 1 + (torch.rand(batch, generator=generator) * most).long().clamp_max(most - 1)
+        here, there = encoded(torch.cat([now, now + later])).chunk(2)
+        wanted = actions[now[:, None] + torch.arange(ahead)].flatten(1)
+        loss = functional.mse_loss(imitation(here, there), wanted)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-    return InverseDynamicsPolicy(model, network.eval(), time.perf_counter() - started)
+    return Imitating(model, imitation.eval(), time.perf_counter() - started)

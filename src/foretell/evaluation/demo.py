@@ -46,7 +46,7 @@ def run_demo(out: Path, *, seed: int, listener: Listener, settings: Experiment =
     listener.say("writing the report")
     rollouts = imagined_rollouts(done.model, done.recorded, done.evaluation.planning, done.readout)
     write_report(_page(done, rollouts, out, seed), out / "report.html")
-    _picture(rollouts, out / PICTURE)
+    episode_to_show(rollouts, out / PICTURE)
     seconds = {**done.seconds, "total": time.perf_counter() - started}
     result = _figures(done, seconds)
     write_json(result, out / "report.json")
@@ -99,7 +99,7 @@ def _figures(done: Finished, seconds: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _picture(rollouts: Sequence[Rollout], path: Path) -> None:
+def episode_to_show(rollouts: Sequence[Rollout], path: Path) -> None:
     """The longest of the planned episodes that reached their goal, beside what the model imagined."""
     shown = [r for r in rollouts if r.reached and r.imagined is not None and r.goal is not None]
     if shown:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from foretell import worlds
+from foretell.episodes.parallel import in_parallel
 from foretell.episodes.record import record
 from foretell.episodes.store import EpisodeStore
 from foretell.errors import SpecError
@@ -21,6 +23,7 @@ from foretell.evaluation.trust import calibrate_run
 from foretell.model.checkpoint import load, save
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
+from foretell.spec import Episode
 from foretell.training import TrainConfig, train
 from foretell.training.loop import OnStep
 from foretell.worlds import World
@@ -104,14 +107,23 @@ class Finished:
         return sum(p.numel() for p in self.model.parameters())
 
 
-def record_world(settings: Experiment, folder: Path, *, seed: int, listener: Listener) -> World:
-    """Record the experiment's episodes into folder/episodes; returns the world."""
+def record_world(settings: Experiment, folder: Path, *, seed: int, listener: Listener, workers: int = 1) -> World:
+    """Record the experiment's episodes into folder/episodes, by so many processes; returns the world."""
     listener.say(f"recording {settings.episodes} episodes of {settings.world}")
     world = worlds.make(settings.world, **settings.options)
-    source = listener.track(world.episodes(settings.episodes, seed=seed), "recording", settings.episodes)
+    episodes: Iterable[Episode] = world.episodes(settings.episodes, seed=seed)
+    if workers > 1:
+        make = partial(_episodes, settings.world, dict(settings.options), seed)
+        episodes = in_parallel(make, settings.episodes, workers)
+    source = listener.track(episodes, "recording", settings.episodes)
     metadata = {"world": world.name, "options": dict(world.options), "seed": seed}
     record((world.spec, source), folder / EPISODES, episodes=settings.episodes, metadata=metadata)
     return world
+
+
+def _episodes(world: str, options: Mapping[str, Any], seed: int, first: int, count: int) -> Iterable[Episode]:
+    """Some of the episodes; in a process of its own."""
+    return worlds.make(world, **options).episodes(count, seed=seed, first=first)
 
 
 def train_stages(settings: Experiment, folder: Path, *, seed: int, listener: Listener) -> None:

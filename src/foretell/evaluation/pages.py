@@ -25,14 +25,9 @@ from foretell.evaluation.report_parts import (
     Table,
     format_value,
 )
-from foretell.evaluation.suite import Evaluation
+from foretell.evaluation.suite import FLOORS, Evaluation
 from foretell.trust.support import KINDS, Leaves
 
-FLOORS = {
-    "random": "random actions",
-    "straight": "straight at the goal",
-    "inverse_dynamics": "inverse dynamics, same episodes",
-}
 _TERMS = ("prediction", "sigreg", "context", "inverse", "straight", "variance", "covariance")
 
 

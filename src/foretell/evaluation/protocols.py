@@ -181,6 +181,7 @@ def _selected(state: State, at: Tensor, controller: Controller) -> State:
         imagined=None if state.imagined is None else state.imagined[at],
         guarded=tuple(state.guarded[i] for i in at.tolist()) if state.guarded else (),
         advice=tuple(state.advice[i] for i in at.tolist()) if state.advice else (),
+        adapted=None if state.adapted is None else state.adapted.selected(at),
     )
 
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from foretell.episodes.store import EpisodeStore
 from foretell.errors import SpecError
-from foretell.evaluation.baselines import RandomActions, fit_inverse_dynamics, straight
+from foretell.evaluation.baselines import Imitating, RandomActions, fit_inverse_dynamics, straight
 from foretell.evaluation.forecast import Forecasts, forecast
 from foretell.evaluation.plan_support import LEVEL, Leaving, plans_that_leave
-from foretell.evaluation.protocols import Outcome, replan_times, run_controller, run_policy
+from foretell.evaluation.protocols import Outcome, Policy, replan_times, run_controller, run_policy
 from foretell.evaluation.trust import SUPPORT
 from foretell.model.distance import TemporalDistance
+from foretell.model.imitation import Imitation
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
 from foretell.planning import ICEM, Controller, ControllerConfig, Planner, squared_distance
@@ -28,6 +29,14 @@ from foretell.trust.conformal import needed
 from foretell.trust.support import KINDS, Support
 from foretell.worlds import World
 
+IMITATION = "imitation"
+FLOORS = {
+    "random": "random actions",
+    "straight": "straight at the goal",
+    "inverse_dynamics": "inverse dynamics, same episodes",
+    "cloning": "behaviour cloning, same episodes",
+}
+"""What planning is shown beside, in words."""
 _PROBLEMS = 1_000_000
 _RECORDED = 2.0
 """Typical size of planned actions, in standard deviations of the recorded ones: a planner begins with half of it."""
@@ -176,10 +185,27 @@ def readout_for(model: WorldModel, parts: Mapping[str, nn.Module], recorded: Rec
     )
 
 
+def floors_for(
+    model: WorldModel, parts: Mapping[str, nn.Module], recorded: Recorded | None, *, seed: int
+) -> dict[str, Policy]:
+    """What a run's planning is shown beside, by name: random actions, straight at the goal, and policies by imitation:
+    those that travel with the run, and inverse dynamics, fitted here where it does not and there are recorded episodes.
+    """
+    found: dict[str, Policy] = {"random": RandomActions(action=model.spec.action, seed=seed), "straight": straight}
+    for name in ("inverse_dynamics", "cloning"):
+        part = parts.get(f"{IMITATION}.{name}")
+        if isinstance(part, Imitation):
+            found[name] = Imitating(model, part)
+    if recorded is not None and "inverse_dynamics" not in found:
+        latents = recorded.of(recorded.training)
+        found["inverse_dynamics"] = fit_inverse_dynamics(model, recorded.store, recorded.training, latents, seed=seed)
+    return found
+
+
 def evaluate(
     model: WorldModel,
     parts: Mapping[str, nn.Module],
-    recorded: Recorded,
+    recorded: Recorded | None,
     world: World,
     config: EvaluationConfig,
     *,
@@ -188,7 +214,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure everything; the same arguments give the same figures, but for times.
 
-    readout: what forecasts are scored by, from `readout_for`; None leaves forecasts out. say: told what is being done.
+    recorded: what the model learned from, which held-out forecasts and what imitates need; None where only planning is
+    measured. readout: what forecasts are scored by, from `readout_for`; None leaves forecasts out. say: told what is
+    being done.
 
     Raises SpecError where the world's spec is not the model's.
     """
@@ -198,24 +226,18 @@ def evaluate(
     def timed(name: str, started: float) -> None:
         seconds[name] = time.perf_counter() - started
 
-    say("forecasting held-out episodes")
     started = time.perf_counter()
     made = None
-    if readout is not None and recorded.held_out:
+    if readout is not None and recorded is not None and recorded.held_out:
+        say("forecasting held-out episodes")
         held_out = recorded.held_out
         made = forecast(model, recorded.store, held_out, readout, steps=config.horizon, latents=recorded.of(held_out))
     timed("forecast", started)
-    say("the floors: random actions, straight at the goal, inverse dynamics")
     started = time.perf_counter()
+    policies = floors_for(model, parts, recorded, seed=config.seed)
+    say(f"the floors: {', '.join(FLOORS[name] for name in policies)}")
     task, problems = world.task(**config.task), config.problems
-    imitation = fit_inverse_dynamics(
-        model, recorded.store, recorded.training, recorded.of(recorded.training), seed=config.seed
-    )
-    floors = {
-        "random": run_policy(task, problems, RandomActions(action=model.spec.action, seed=config.seed)),
-        "straight": run_policy(task, problems, straight),
-        "inverse_dynamics": run_policy(task, problems, imitation),
-    }
+    floors = {name: run_policy(task, problems, policy) for name, policy in policies.items()}
     timed("floors", started)
     controller = controller_for(model, parts, config)
     say("timing the planner")

@@ -37,6 +37,7 @@ PARTS: dict[str, str] = {
     "support": "foretell.trust.support:Support",
     "departures": "foretell.trust.departures:Departures",
     "overlap": "foretell.trust.overlap:Overlap",
+    "imitation": "foretell.model.imitation:Imitation",
 }
 """Heads that may travel with a model, by kind; a part is named `KIND`, or `KIND.NAME` where there may be several.
 
@@ -53,11 +54,13 @@ class Checkpoint:
     parts: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
-def save(folder: Path, model: WorldModel, parts: Mapping[str, nn.Module] | None = None) -> None:
+def save(folder: Path, model: WorldModel, parts: Mapping[str, nn.Module] | None = None, *, half: bool = False) -> None:
     """Write the model and its parts into `folder`, which may hold other files; each file is whole or not there.
 
     Weights go first and a load skips those of parts that config.json does not name, so that a crash in
-    between leaves what was there before readable. Raises SpecError for a part of no registered kind.
+    between leaves what was there before readable. half: learned values in half precision, as far as they fit into it;
+    what was measured, such as normalisation and calibration, stays as it is. Raises SpecError for a part of no
+    registered kind.
     """
     described: dict[str, Any] = {}
     heads: Mapping[str, Any] = parts or {}
@@ -79,7 +82,11 @@ def save(folder: Path, model: WorldModel, parts: Mapping[str, nn.Module] | None 
         "parts": described,
     }
     folder = Path(folder)
-    write_tensors(folder / WEIGHTS, {_prefix(n) + k: v for n, m in modules.items() for k, v in m.state_dict().items()})
+    tensors = {_prefix(n) + k: v for n, m in modules.items() for k, v in m.state_dict().items()}
+    if half:
+        learned = (_prefix(n) + k for n, m in modules.items() for k, _ in m.named_parameters())
+        tensors |= {name: _halved(tensors[name]) for name in learned}
+    write_tensors(folder / WEIGHTS, tensors)
     write_json(folder / CONFIG, config)
 
 
@@ -153,7 +160,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load tensors into a module that has exactly these; CheckpointError, beginning with `where`, otherwise."""
+    """Load tensors into a module that has exactly these, in its precision or half of it; CheckpointError, beginning
+    with `where`, otherwise.
+    """
     wanted = module.state_dict()
     missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or unknown:
@@ -161,13 +170,20 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         raise CheckpointError(f"{where}: {names[0]} {problem} ({len(missing)} missing, {len(unknown)} unknown)")
     for name, value in wanted.items():
         came = tensors[name]
-        if came.shape != value.shape or came.dtype != value.dtype:
+        kinds = (value.dtype, torch.float16) if value.dtype == torch.float32 else (value.dtype,)
+        if came.shape != value.shape or came.dtype not in kinds:
             raise CheckpointError(
                 f"{where}: {name}: {value.dtype} {tuple(value.shape)} expected, got {came.dtype} {tuple(came.shape)}"
             )
         if came.is_floating_point() and not torch.isfinite(came).all():
             raise CheckpointError(f"{where}: {name} holds NaN or infinity")
     module.load_state_dict(dict(tensors))
+
+
+def _halved(values: Tensor) -> Tensor:
+    """In half precision, unless a value is too large for it."""
+    half = values.detach().to(torch.float16)
+    return half if bool(half.isfinite().all()) else values
 
 
 def _kind(name: str) -> Any:

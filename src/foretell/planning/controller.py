@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from foretell.errors import SpecError
+from foretell.planning.adaptation import Adaptation, Adapted, Lived
 from foretell.planning.costs import (
     Distance,
     Imagines,
@@ -119,6 +120,7 @@ class State:
     search: where the next search starts from. plan: the latest, actions (B, K, block * A); planned_at: its time.
     imagined: (B, K, N, D) the latents that the plan is expected to lead to.
     guarded: the guard's state of each episode; empty without a guard. advice: what it said last, of each.
+    adapted: how the episodes' worlds differ from the one learned, as far as it is known; None where nobody adapts.
     """
 
     time: int
@@ -135,6 +137,7 @@ class State:
     imagined: Tensor | None = None
     guarded: tuple[Any, ...] = ()
     advice: tuple[Advice, ...] = ()
+    adapted: Adapted | None = None
 
     def executed(self, actions: Tensor) -> State:
         """The same state after other raw actions (B, A) than the controller's last were executed."""
@@ -156,7 +159,8 @@ class Controller:
     told: names of the actions that are not planned but told of at each step, by default the spec's exogenous ones; more
     of them where others decide on those.
     guard: may slow an episode down (part of the way from the spec's safe action to the planned one) or hand it over
-    to the safe action altogether. Raises SpecError where the spec names no actions, or none that is safe beside a
+    to the safe action altogether. adaptation: adapts the model within each episode to what has followed there so far.
+    Raises SpecError where the spec names no actions, or none that is safe beside a
     guard, or a plan ends before the next one is made.
     """
 
@@ -173,8 +177,9 @@ class Controller:
         scale: Tensor | None = None,
         told: Sequence[str] | None = None,
         guard: Guard | None = None,
+        adaptation: Adaptation | None = None,
     ) -> None:
-        self.model, self.planner, self.guard = model, planner, guard
+        self.model, self.planner, self.guard, self.adaptation = model, planner, guard, adaptation
         self.config = ControllerConfig() if config is None else config
         self.distance, self.penalty, self.inside, self.propose, self.scale = distance, penalty, inside, propose, scale
         self.spec, self.block, self.history = model.spec, model.config.block, model.config.history
@@ -241,7 +246,13 @@ class Controller:
             actions=low.new_zeros(batch, 0, self.spec.action.size),
             search=search,
             guarded=() if self.guard is None else tuple(self.guard.start() for _ in range(batch)),
+            adapted=self._unadapted(batch, low),
         )
+
+    def _unadapted(self, batch: int, like: Tensor) -> Adapted | None:
+        if self.adaptation is None:
+            return None
+        return self.adaptation.start(batch, self.spec.action.size, self.history, like)
 
     def retarget(self, state: State, goal: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None) -> State:
         """The same state with other goals, which the next plan is made for; arguments and errors as in `start`."""
@@ -273,7 +284,7 @@ class Controller:
             state = self._looked(steps, masks, state, due)
             told = self._told(ahead, state.batch)
             if due:
-                state = self._replan(state, told)
+                state = self._replan(self._lived(state), told)
             actions, state = self._act(state, told)
             return (actions, state) if self.guard is None else self._guarded(actions, before, steps, masks or {}, state)
 
@@ -296,7 +307,7 @@ class Controller:
 
     def _looked(self, steps: dict[str, Tensor], masks: dict[str, Tensor] | None, state: State, due: bool) -> State:
         """With what is seen now, as far as this or a coming context needs it."""
-        if due or self._needed(state):
+        if due or self.adaptation is not None or self._needed(state):
             state = self._seen(state, self._encode(steps, masks, state.shown))
         if self.look > 1:
             state = replace(state, shown=(*state.shown, self._vectors(steps, masks))[1 - self.look :])
@@ -304,8 +315,7 @@ class Controller:
 
     def _executed(self, state: State, actions: Tensor) -> State:
         """One raw step later."""
-        # A context reaches (history - 1) blocks back.
-        kept = max(1, (self.history - 1) * self.block)
+        kept = max(1, self._back * self.block)
         actions = torch.cat([state.actions, actions.to(state.actions).unsqueeze(1)], dim=1)[:, -kept:]
         return replace(state, time=state.time + 1, actions=actions)
 
@@ -372,8 +382,11 @@ class Controller:
 
     def _replan(self, state: State, told: Tensor | None) -> State:
         context, past = self._context(state)
+        model: Imagines = self.model
+        if self.adaptation is not None and state.adapted is not None:
+            model = self.adaptation.model(model, state.adapted, self._action_scale(state))
         cost = rollout_cost(
-            self.model,
+            model,
             context,
             past,
             state.stage,
@@ -400,7 +413,7 @@ class Controller:
         if told is not None:
             known = told.view_as(plan.actions)
             plan = replace(plan, actions=torch.where(known.isnan(), plan.actions, known))
-        imagined = self.model.rollout(context, past, plan.actions.unsqueeze(1)).squeeze(1)
+        imagined = model.rollout(context, past, plan.actions.unsqueeze(1)).squeeze(1)
         return replace(state, plan=plan, search=plan.state, planned_at=state.time, imagined=imagined)
 
     def _needed(self, state: State) -> bool:
@@ -409,22 +422,46 @@ class Controller:
         return any(steps % self.config.replan_every == 0 for steps in ahead)
 
     def _seen(self, state: State, latents: Tensor) -> State:
-        oldest = state.time - (self.history - 1) * self.block
+        oldest = state.time - self._back * self.block
         kept = [(t, z) for t, z in zip(state.times, state.latents, strict=True) if t >= oldest]
         return replace(
             state, times=(*(t for t, _ in kept), state.time), latents=(*(z for _, z in kept), latents.contiguous())
         )
 
-    def _context(self, state: State) -> tuple[Tensor, Tensor]:
-        """Latents (B, H, N, D), `block` raw steps apart up to now, and the block actions (B, H-1, A) between them."""
+    @property
+    def _back(self) -> int:
+        """Blocks that what is remembered reaches back: as far as a context, or as what led to the latent of now."""
+        return self.history - (self.adaptation is None)
+
+    def _context(self, state: State, until: int = 0) -> tuple[Tensor, Tensor]:
+        """Latents (B, H, N, D), `block` raw steps apart up to now, and the block actions (B, H-1, A) between them; or
+        those up to so many blocks before now, with the actions up to now: (B, H-1 + until, A).
+        """
         seen = dict(zip(state.times, state.latents, strict=True))
         # Where a plan came late, what was seen a block ago may not have been looked at.
-        there = itertools.takewhile(seen.__contains__, (state.time - back * self.block for back in range(self.history)))
+        blocks = range(until, until + self.history)
+        there = itertools.takewhile(seen.__contains__, (state.time - back * self.block for back in blocks))
         found = [seen[time] for time in there]
-        length, context = len(found), torch.stack(found[::-1], dim=1)
-        steps = (length - 1) * self.block
+        length = len(found)
+        context = torch.stack(found[::-1], dim=1) if found else state.latents[-1].new_zeros(state.batch, 0)
+        steps = (length - 1 + until) * self.block
         past = state.actions[:, state.actions.shape[1] - steps :]
-        return context, past.reshape(state.batch, length - 1, self.block * self.spec.action.size)
+        return context, past.reshape(state.batch, length - 1 + until, self.block * self.spec.action.size)
+
+    def _lived(self, state: State) -> State:
+        """With what has followed on what was seen a block ago taken into account."""
+        if self.adaptation is None or state.adapted is None or state.time < self.history * self.block:
+            return state
+        context, past = self._context(state, 1)
+        if context.shape[1] < self.history:
+            return state
+        after = state.latents[-1]
+        new = Lived(contexts=context[:, None], pasts=past[:, None, :-1], actions=past[:, -1:], after=after[:, None])
+        adapted = self.adaptation.after(self.model, state.adapted, new, self._action_scale(state))
+        return replace(state, adapted=adapted)
+
+    def _action_scale(self, state: State) -> Tensor:
+        return state.search.scale[: self.spec.action.size]
 
     def _encode(
         self, steps: dict[str, Tensor], masks: dict[str, Tensor] | None, before: Sequence[Shown] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -22,15 +23,39 @@ _HELD_OUT = 0x0FF5E7
 class SimulatedOptions:
     """Options that all of these worlds have. size: px of the square picture. proprioception: see where the robot's own
     parts are, too. episode_steps: of an episode. Raises SpecError where one of them cannot be.
+
+    What may have changed since a model was trained: gain: what actuators do of what they are told. shift: px that the
+    camera's picture has moved by, right and down. colour: by how much of a turn all hues have changed. friction, mass:
+    times what the author has, in worlds that have them.
     """
 
     world: ClassVar[str] = ""
+    heavy: ClassVar[bool] = False
+    """Whether friction and mass may change."""
 
     size: int = 64
     proprioception: bool = False
     episode_steps: int = 150
+    gain: float = 1.0
+    shift: int = 0
+    colour: float = 0.0
+    friction: float = 1.0
+    mass: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, low, high in (
+            ("gain", -4.0, 4.0),
+            ("colour", -1.0, 1.0),
+            ("friction", 0.0, 100.0),
+            ("mass", 0.01, 100.0),
+        ):
+            number = getattr(self, name)
+            if not isinstance(number, int | float) or isinstance(number, bool) or not low <= number <= high:
+                raise SpecError(f"{self.world}: {name} must be from {low:g} to {high:g}, got {number!r}")
+        if not self.heavy and (self.friction != 1 or self.mass != 1):
+            raise SpecError(f"{self.world}: neither friction nor mass can be changed here")
+        if not isinstance(self.shift, int) or abs(self.shift) >= self.size:
+            raise SpecError(f"{self.world}: shift must be a whole number of px within the picture, got {self.shift!r}")
         for name, least, most in (("size", 16, 512), ("episode_steps", 1, 100_000)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -102,12 +127,56 @@ def lived(simulation: Simulation, rng: np.random.Generator, steps: int) -> Itera
         simulation.step(action)
 
 
-class SimulatedWorld:
-    """A world of such simulations. make: a new one. options: what it is made with. steps: of an episode."""
+class Changed:
+    """A simulation whose actuators and camera are not what they were (see `SimulatedOptions`)."""
 
-    def __init__(self, name: str, make: Callable[[], Simulation], options: Mapping[str, Any], steps: int) -> None:
-        self.name, self.options, self._make, self._steps = name, options, make, steps
-        self._one = make()
+    def __init__(self, simulation: Simulation, options: SimulatedOptions) -> None:
+        self._simulation, self._options, self.spec = simulation, options, simulation.spec
+        self._low, self._high = np.array(self.spec.action.low), np.array(self.spec.action.high)
+
+    def __getattr__(self, name: str) -> Any:
+        """The rest is as it was."""
+        return getattr(self._simulation, name)
+
+    def step(self, action: Array) -> None:
+        """Act, as far as actuators do what they are told."""
+        self._simulation.step(np.clip(self._options.gain * action, self._low, self._high))
+
+    def seen(self) -> dict[str, NDArray[Any]]:
+        """As this camera sees it."""
+        seen, options = self._simulation.seen(), self._options
+        return seen | {"camera": turned(moved(seen["camera"], options.shift), options.colour)}
+
+
+def moved(picture: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
+    """The picture (H, W, C) moved right and down by so many px; what comes in repeats the border."""
+    at = [np.clip(np.arange(side) - px, 0, side - 1) for side in picture.shape[:2]]
+    found: NDArray[np.uint8] = picture[np.ix_(*at)]
+    return found
+
+
+def turned(picture: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """The picture (H, W, 3) with all hues turned by a share of the circle: a rotation about the axis of greys."""
+    if not share:
+        return picture
+    angle = 2 * np.pi * share
+    across = (1 - np.cos(angle)) / 3
+    side = np.sin(angle) / np.sqrt(3)
+    row = [np.cos(angle) + across, across - side, across + side]
+    matrix = np.array([np.roll(row, k) for k in range(3)])
+    found: NDArray[np.uint8] = np.clip(picture @ matrix.T + 0.5, 0, 255).astype(np.uint8)
+    return found
+
+
+class SimulatedWorld:
+    """A world of such simulations. make: a new one. options: what it is made with."""
+
+    def __init__(self, name: str, make: Callable[[], Simulation], options: SimulatedOptions) -> None:
+        self.name, self._steps = name, options.episode_steps
+        self.options: Mapping[str, Any] = dataclasses.asdict(options)
+        as_built = (options.gain, options.shift, options.colour) == (1.0, 0, 0.0)
+        self._make: Callable[[], Simulation] = make if as_built else lambda: Changed(make(), options)
+        self._one = self._make()
         self.spec: Spec = self._one.spec
 
     def episodes(self, count: int, *, seed: int, first: int = 0) -> Iterator[Episode]:

@@ -118,7 +118,7 @@ def test_proprioception_is_seen_where_asked_for() -> None:
     [
         ({"size": 4}, "size must be a whole number from 16 to 512, got 4"),
         ({"proprioception": 1}, "proprioception must be true or false"),
-        ({"colour": "red"}, "no option 'colour'"),
+        ({"speed": 1}, "no option 'speed'"),
     ],
 )
 def test_mistakes_are_told(options: dict[str, object], says: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from foretell.worlds.pusht.simulation import Options, Simulation
@@ -17,4 +16,4 @@ class PushT(SimulatedWorld):
 
     def __init__(self, **options: Any) -> None:
         found = chosen(Options, "pusht", options)
-        super().__init__("pusht", lambda: Simulation(found), dataclasses.asdict(found), found.episode_steps)
+        super().__init__("pusht", lambda: Simulation(found), found)

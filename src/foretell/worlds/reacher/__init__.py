@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from foretell.worlds.reacher.simulation import Options, Simulation
@@ -17,4 +16,4 @@ class Reacher(SimulatedWorld):
 
     def __init__(self, **options: Any) -> None:
         found = chosen(Options, "reacher", options)
-        super().__init__("reacher", lambda: Simulation(found), dataclasses.asdict(found), found.episode_steps)
+        super().__init__("reacher", lambda: Simulation(found), found)

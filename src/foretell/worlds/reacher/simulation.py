@@ -31,6 +31,7 @@ class Options(SimulatedOptions):
     """Proprioception shows the joints and their speeds."""
 
     world: ClassVar[str] = "reacher"
+    heavy: ClassVar[bool] = True
 
     @property
     def spec(self) -> Spec:
@@ -50,17 +51,20 @@ class Options(SimulatedOptions):
 
 
 @functools.cache
-def _physics() -> Any:
+def _physics(friction: float, mass: float) -> Any:
     """One for all arms: each puts its own state in before it moves or is seen."""
     headless("reacher")
     physics = needed("dm_control.suite.reacher", "reacher").hard().physics
     physics.named.model.mat_rgba["target", "a"] = 0
+    physics.model.dof_damping[:] *= friction
+    physics.model.body_mass[:] *= mass
+    physics.model.body_inertia[:] *= mass
     return physics
 
 
 @functools.cache
-def _camera(side: int) -> Camera:
-    return Camera(_physics().model.ptr, "fixed", side, "reacher")
+def _camera(friction: float, mass: float, side: int) -> Camera:
+    return Camera(_physics(friction, mass).model.ptr, "fixed", side, "reacher")
 
 
 class Simulation:
@@ -68,7 +72,8 @@ class Simulation:
 
     def __init__(self, options: Options) -> None:
         self.spec, self._options = options.spec, options
-        self._physics, self._camera = _physics(), _camera(options.size)
+        built = (options.friction, options.mass)
+        self._physics, self._camera = _physics(*built), _camera(*built, options.size)
         self._state = np.zeros(4)
 
     def reset(self, rng: np.random.Generator) -> None:

@@ -1,0 +1,183 @@
+"""Robots: the models that ship, on simulators that others wrote, beside floors, published figures and LeWM's planner.
+
+`--world NAME` measures one of them; `--train DIR` records and trains it anew there first, as its card says, and
+measures that; `--ship` makes it the one that ships.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.result import Measure, Options, Row, milliseconds, run, share
+from benchmarks.two_rooms import Lines
+from foretell.evaluation.experiment import EPISODES, RUN, record_world, train_stages
+from foretell.evaluation.pretrained import FOLDER, Pretrained, opened, ship
+from foretell.evaluation.protocols import Outcome, replan_times, run_controller, run_policy
+from foretell.evaluation.recipes import RECIPES
+from foretell.evaluation.suite import EvaluationConfig, controller_for, floors_for
+from foretell.planning import CEM, ControllerConfig
+
+PUBLISHED: Mapping[str, Mapping[str, float]] = {
+    "pusht.o25": {"lewm": 0.96, "pldm": 0.78, "dino_wm": 0.74, "gc_idm": 0.84},
+    "reacher.o25": {"lewm": 0.86, "pldm": 0.78, "dino_wm": 0.79, "gc_idm": 1.0},
+    "pointmaze_medium.o50": {"straightened_dino": 0.99},
+}
+"""LeWM: arXiv 2603.19312, which measured PLDM (2502.14819) and DINO-WM (2411.04983) too. GC-IDM: 2605.08732.
+Straightened DINO features: 2603.12231. On the authors' own episodes and, where these differ, worlds."""
+OFFSETS: Mapping[str, tuple[int, ...]] = {
+    "pusht": (25, 50, 100),
+    "reacher": (25, 50, 100),
+    "pointmaze_medium": (25, 50, 100),
+    "pointmaze_large": (25, 50, 100),
+}
+LEWM = CEM(samples=300, iterations=30, elites=30)
+LEWM_LOOP = ControllerConfig(horizon=5, replan_every=25, terminal=1e6)
+"""LeWM's planner: the last latent's distance alone, all of a plan executed before the next."""
+LEWM_PROBLEMS = 40
+
+
+def success(found: Pretrained, offset: int, options: Options) -> Row:
+    """Problems of one offset, budget twice that."""
+    config = evaluation(found, options, offset=offset)
+    task = found.world().task(**config.task)
+    floors = floors_for(found.model, found.parts, None, seed=config.seed)
+    beside = {name: run_policy(task, config.problems, policy).success for name, policy in floors.items()}
+    outcome = planned(found, config)
+    published = {f"published_{who}": value for who, value in PUBLISHED.get(f"{found.name}.o{offset}", {}).items()}
+    return share(f"robots.{found.name}.o{offset}.success", outcome.solved, (0,), {**beside, **published})
+
+
+def planned(found: Pretrained, config: EvaluationConfig) -> Outcome:
+    """What became of the problems, planned as the recipe says."""
+    controller = controller_for(found.model, found.parts, config)
+    return run_controller(found.world().task(**config.task), config.problems, controller, seed=config.seed)
+
+
+def evaluation(found: Pretrained, options: Options, **task: object) -> EvaluationConfig:
+    """The recipe's, of other problems; a few where it is to be quick."""
+    config = found.recipe.evaluation
+    config = replace(config, task={**config.task, **task})
+    if options.quick:
+        quick = CEM(samples=16, iterations=1, elites=4)
+        config = replace(config, episodes=3, replans=3, planner=quick, controller=ControllerConfig(horizon=5))
+    return config
+
+
+def planning(found: Pretrained, options: Options) -> Iterator[Row]:
+    """Time of a plan, one problem at a time; goals reached in each second of planning, beside LeWM's planner."""
+    config = evaluation(found, options)
+    ours = run_timed(found, config)
+    theirs = run_timed(
+        found,
+        replace(
+            config,
+            planner=LEWM if not options.quick else CEM(samples=16, iterations=2, elites=4),
+            controller=LEWM_LOOP,
+            episodes=min(config.episodes, LEWM_PROBLEMS),
+            replans=min(config.replans, 5),
+        ),
+        distance=False,
+    )
+    yield milliseconds(f"robots.{found.name}.plan_ms", ours.times, (0,))
+    yield Row(
+        id=f"robots.{found.name}.per_second",
+        value=ours.per_second,
+        n=ours.problems,
+        seeds=(0,),
+        unit="goals a second of planning",
+        baselines={
+            "lewm_planner": theirs.per_second,
+            "times_lewm_planner": ours.per_second / theirs.per_second if theirs.per_second else float("inf"),
+            "lewm_planner_success": theirs.success,
+            "lewm_planner_plan_ms": float(np.median(theirs.times)),
+            "lewm_planner_n": float(theirs.problems),
+        },
+    )
+
+
+class Timed:
+    """times: ms of single plans. per_second: goals reached in a second of planning, problems one after the other."""
+
+    def __init__(self, outcome: Outcome, times: list[float]) -> None:
+        self.times, self.success, self.problems = times, outcome.success, len(outcome.solved)
+        plans = sum(len(made) for made in outcome.plans)
+        self.per_second = float(outcome.solved.sum()) / max(1e-9, plans * 1e-3 * float(np.median(times)))
+
+
+def run_timed(found: Pretrained, config: EvaluationConfig, *, distance: bool = True) -> Timed:
+    """Plan the problems, and time single plans. distance: by the temporal one where the model has it."""
+    parts = found.parts if distance else {}
+    controller = controller_for(found.model, parts, config)
+    task = found.world().task(**config.task)
+    times = replan_times(task, config.problems, controller, seed=config.seed, count=config.replans)
+    return Timed(run_controller(task, config.problems, controller, seed=config.seed), times)
+
+
+def recovery(found: Pretrained, options: Options) -> Iterator[Row]:
+    """Something is pushed, or the goal moves, once; beside the same problems without."""
+    offset = OFFSETS[found.name][0] if found.name != "pointmaze_large" else 100
+    offset = int(found.recipe.evaluation.task.get("offset", offset))
+    still = planned(found, evaluation(found, options, offset=offset)).success
+    both = {
+        how: planned(found, evaluation(found, options, offset=offset, disturbed=how)).solved for how in ("push", "goal")
+    }
+    solved = np.concatenate(list(both.values()))
+    beside = {"undisturbed": still, **{how: float(x.mean()) for how, x in both.items()}}
+    yield share(f"robots.recover.{found.name}", solved, (0,), beside)
+
+
+def measures(name: str, found: Pretrained) -> dict[str, Measure]:
+    """All of one world's, by the prefix of their rows."""
+    rows: dict[str, Measure] = {}
+    for offset in OFFSETS[name]:
+
+        def one(options: Options, offset: int = offset) -> Iterator[Row]:
+            yield success(found, offset, options)
+
+        rows[f"robots.{name}.o{offset}"] = one
+    rows[f"robots.{name}.p"] = functools.partial(planning, found)
+    rows[f"robots.recover.{name}"] = functools.partial(recovery, found)
+    return rows
+
+
+def train(name: str, folder: Path, out: Path, *, workers: int) -> None:
+    """Record and train as the recipe says, into `folder`, and make what ships of it in `out`."""
+    recipe, lines = RECIPES[name], Lines()
+    if not (folder / EPISODES).exists():
+        record_world(recipe, folder, seed=0, listener=lines, workers=workers)
+    train_stages(recipe, folder, seed=0, listener=lines)
+    ship(folder / RUN, out, seed=0, reach=2 * int(recipe.evaluation.task["offset"]), say=lines.say)
+
+
+def main(arguments: list[str]) -> None:
+    """Measure the worlds asked for."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--world", choices=list(RECIPES), action="append")
+    parser.add_argument("--train", type=Path, metavar="DIR")
+    parser.add_argument("--ship", action="store_true")
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    chosen, rest = parser.parse_known_args(arguments)
+    wanted = chosen.world or list(RECIPES)
+    rows: dict[str, Measure] = {}
+    for name in wanted:
+        place = FOLDER / name
+        if chosen.train is not None:
+            place = place if chosen.ship else chosen.train / name / "shipped"
+            train(name, chosen.train / name, place, workers=chosen.workers)
+        if place.exists():
+            rows |= measures(name, opened(name, place))
+    torch.set_grad_enabled(False)
+    run("robots", rows, rest)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,113 @@
+"""Models that ship with foretell: opened by name, made from a run."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from foretell import worlds
+from foretell.errors import SpecError
+from foretell.evaluation.baselines import fit_cloning, fit_inverse_dynamics
+from foretell.evaluation.experiment import Experiment
+from foretell.evaluation.recipes import RECIPES
+from foretell.evaluation.runs import open_run
+from foretell.evaluation.suite import IMITATION
+from foretell.evaluation.trust import calibrate_run
+from foretell.model.checkpoint import CONFIG, WEIGHTS, load, save
+from foretell.model.world_model import WorldModel
+from foretell.training.card import NAME as CARD
+from foretell.training.record import NAME as RECORD
+from foretell.worlds import World
+
+FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
+_SHIPPED = (CONFIG, WEIGHTS, CARD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A model that ships. parts: the heads that travel with it. recipe: how it was made and how it plans."""
+
+    name: str
+    folder: Path
+    model: WorldModel
+    parts: Mapping[str, nn.Module]
+    recipe: Experiment
+
+    def world(self, **changes: Any) -> World:
+        """The world that it learned, or one in which these options are others; ForetellError, saying what to install,
+        where its simulator is missing.
+        """
+        return worlds.make(self.recipe.world, **{**self.recipe.options, **changes})
+
+
+def names() -> tuple[str, ...]:
+    """Of the models that ship."""
+    return tuple(name for name in RECIPES if (FOLDER / name / CONFIG).is_file())
+
+
+def pretrained(name: str) -> Pretrained:
+    """The model of that name; SpecError where none is, CheckpointError where it is damaged."""
+    if name not in names():
+        raise SpecError(f"no pretrained model {name!r}: there are {', '.join(names())}")
+    return opened(name, FOLDER / name)
+
+
+def opened(name: str, folder: Path) -> Pretrained:
+    """A model made by the recipe of that name, in a folder that `ship` wrote; CheckpointError where it is damaged."""
+    found = load(folder)
+    return Pretrained(name=name, folder=folder, model=found.model, parts=found.parts, recipe=RECIPES[name])
+
+
+def ship(
+    run: Path,
+    out: Path,
+    *,
+    seed: int,
+    reach: int,
+    store: Path | None = None,
+    cloning_steps: int = 1500,
+    say: Callable[[str], None] = lambda what: None,
+) -> None:
+    """Write what ships of a run into the folder `out`, in half precision: the model, its heads, policies by imitation
+    of the episodes that it learned from, trust calibrated on those held out, and the card.
+
+    reach: the farthest goal that is imitated, raw steps. store: where the run's episodes are now, if not where they
+    were.
+    """
+    opened = open_run(run, store=store)
+    recorded, block = opened.recorded(), opened.model.config.block
+    parts = {n: p for n, p in opened.parts.items() if n == "temporal_distance" or n.startswith("readout.")}
+    say("fitting inverse dynamics")
+    dynamics = fit_inverse_dynamics(
+        opened.model,
+        opened.store,
+        opened.training,
+        recorded.of(opened.training),
+        seed=seed,
+        reach=reach,
+        steps=6000,
+        width=512,
+        ahead=block,
+    )
+    say("fitting behaviour cloning")
+    cloning = fit_cloning(opened.store, opened.training, seed=seed, reach=reach, steps=cloning_steps)
+    parts |= {f"{IMITATION}.inverse_dynamics": dynamics.imitation, f"{IMITATION}.cloning": cloning.imitation}
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / run.resolve().name
+        made.mkdir()
+        for name in (CARD, RECORD):
+            shutil.copy(run / name, made / name)
+        # Calibrated is what ships: the weights as they are in half precision.
+        save(made, opened.model, parts, half=True)
+        calibrate_run(made, seed=seed, training_store=store, store=None, say=say)
+        found = load(made)
+        save(made, found.model, found.parts, half=True)
+        out.mkdir(parents=True, exist_ok=True)
+        for name in _SHIPPED:
+            shutil.copy(made / name, out / name)

@@ -1,0 +1,63 @@
+"""Recipes of the models that ship: what is recorded, how it is trained, how it plans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from foretell.evaluation.experiment import Experiment
+from foretell.evaluation.suite import EvaluationConfig
+from foretell.model.world_model import ModelConfig
+from foretell.objective.objective import ObjectiveConfig
+from foretell.planning import ICEM, ControllerConfig
+from foretell.training import TrainConfig
+from foretell.training.refine import Refine
+from foretell.training.temporal import DistanceFit
+
+_QUICK = ICEM(samples=64, iterations=3, elites=8)
+_LARGE = ModelConfig(block=5, stem=32, features=512, width=512, depth=3)
+
+
+def _maze(maze: str, offset: int) -> Experiment:
+    return Experiment(
+        world="pointmaze",
+        options={"maze": maze, "episode_steps": 250},
+        episodes=500,
+        training=TrainConfig(
+            model=ModelConfig(block=5),
+            # The ball is 2 px of a picture that stays the same.
+            objective=ObjectiveConfig(places=1.0),
+            steps=1200,
+            frozen_states=100_000,
+            refine=Refine(steps=1000),
+            distance=DistanceFit(steps=4000),
+        ),
+        evaluation=EvaluationConfig(
+            task={"offset": offset}, planner=_QUICK, controller=ControllerConfig(horizon=8, replan_every=2), keep=0
+        ),
+    )
+
+
+RECIPES: Mapping[str, Experiment] = MappingProxyType(
+    {
+        "reacher": Experiment(
+            world="reacher",
+            episodes=1500,
+            training=TrainConfig(
+                model=replace(_LARGE, history=2),
+                steps=5000,
+                batch=128,
+                precision="float32",
+                refine=Refine(steps=6000, batch=512),
+                distance=DistanceFit(steps=0),
+            ),
+            evaluation=EvaluationConfig(
+                planner=_QUICK, controller=ControllerConfig(horizon=5, replan_every=1), task={"offset": 25}, keep=0
+            ),
+        ),
+        "pointmaze_medium": _maze("medium", 50),
+        "pointmaze_large": _maze("large", 100),
+    }
+)
+"""By the name of the model that ships."""
