@@ -10,21 +10,29 @@ import argparse
 import functools
 import os
 import sys
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.result import Measure, Options, Row, milliseconds, run, share
 from benchmarks.two_rooms import Lines
+from foretell.adapt import Adapt, adapt
+from foretell.episodes.record import record
 from foretell.evaluation.experiment import EPISODES, RUN, record_world, train_stages
 from foretell.evaluation.pretrained import FOLDER, Pretrained, opened, ship
 from foretell.evaluation.protocols import Outcome, replan_times, run_controller, run_policy
+from foretell.evaluation.realtime import run_real_time
 from foretell.evaluation.recipes import RECIPES
 from foretell.evaluation.suite import EvaluationConfig, controller_for, floors_for
-from foretell.planning import CEM, ControllerConfig
+from foretell.model.checkpoint import load
+from foretell.planning import CEM, Controller, ControllerConfig
+from foretell.planning.adaptation import Adaptation
 
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "pusht.o25": {"lewm": 0.96, "pldm": 0.78, "dino_wm": 0.74, "gc_idm": 0.84},
@@ -38,11 +46,14 @@ OFFSETS: Mapping[str, tuple[int, ...]] = {
     "reacher": (25, 50, 100),
     "pointmaze_medium": (25, 50, 100),
     "pointmaze_large": (25, 50, 100),
+    "two_rooms_random": (25, 50, 100),
 }
 LEWM = CEM(samples=300, iterations=30, elites=30)
 LEWM_LOOP = ControllerConfig(horizon=5, replan_every=25, terminal=1e6)
 """LeWM's planner: the last latent's distance alone, all of a plan executed before the next."""
 LEWM_PROBLEMS = 40
+ADAPTS, TICKS = "reacher", "pointmaze_medium"
+"""Which of them is adapted, and which acts in real time."""
 
 
 def success(found: Pretrained, offset: int, options: Options) -> Row:
@@ -124,8 +135,7 @@ def run_timed(found: Pretrained, config: EvaluationConfig, *, distance: bool = T
 
 def recovery(found: Pretrained, options: Options) -> Iterator[Row]:
     """Something is pushed, or the goal moves, once; beside the same problems without."""
-    offset = OFFSETS[found.name][0] if found.name != "pointmaze_large" else 100
-    offset = int(found.recipe.evaluation.task.get("offset", offset))
+    offset = int(found.recipe.evaluation.task["offset"])
     still = planned(found, evaluation(found, options, offset=offset)).success
     both = {
         how: planned(found, evaluation(found, options, offset=offset, disturbed=how)).solved for how in ("push", "goal")
@@ -133,6 +143,62 @@ def recovery(found: Pretrained, options: Options) -> Iterator[Row]:
     solved = np.concatenate(list(both.values()))
     beside = {"undisturbed": still, **{how: float(x.mean()) for how, x in both.items()}}
     yield share(f"robots.recover.{found.name}", solved, (0,), beside)
+
+
+CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "nothing": {},
+    "friction": {"friction": 10.0},
+    "mass": {"mass": 4.0},
+    "gain": {"gain": 0.3},
+    "shift": {"shift": 6},
+    "colour": {"colour": 0.33},
+}
+"""What has changed since training, and how: times the friction of the joints, the mass of the arm, what actuators do;
+px that the camera's picture has moved by; share of a turn of all hues."""
+FEW = 20
+"""Episodes that `foretell adapt` is given."""
+TICKS_PER_SECOND, IN_REAL_TIME = 10.0, 20
+
+
+def adapting(found: Pretrained, change: str, options: Options) -> Iterator[Row]:
+    """The same problems of a changed world: with the model as it is; adapted to a few episodes; and while it acts."""
+    world, config = found.world(**CHANGES[change]), evaluation(found, options)
+    task, problems = world.task(**config.task), config.problems
+    few = 3 if options.quick else FEW
+
+    def reached(controller: Controller) -> Outcome:
+        return run_controller(task, problems, controller, seed=config.seed)
+
+    frozen = reached(controller_for(found.model, found.parts, config))
+    yield share(f"robots.adapt.{change}.frozen", frozen.solved, (0,), {})
+    online = reached(controller_for(found.model, found.parts, config, adaptation=Adaptation()))
+    yield share(f"robots.adapt.{change}.online", online.solved, (0,), {"frozen": frozen.success})
+    with tempfile.TemporaryDirectory() as folder:
+        store, started = Path(folder) / "episodes", time.perf_counter()
+        # Apart from the episodes of training, and from the problems.
+        record((world.spec, world.episodes(few, seed=1)), store, episodes=few)
+        settings = Adapt(steps=3, refine=2, distance=2) if options.quick else Adapt()
+        adapt(found.folder, store, Path(folder) / "run", settings, objective=found.recipe.training.objective)
+        seconds, made = time.perf_counter() - started, load(Path(folder) / "run")
+    adapted = reached(controller_for(made.model, made.parts, config))
+    beside = {"frozen": frozen.success, "episodes": float(few), "seconds": seconds}
+    yield share(f"robots.adapt.{change}.few_episodes", adapted.solved, (0,), beside)
+
+
+def real_time(found: Pretrained, options: Options) -> Iterator[Row]:
+    """Ticks at whose end no action had come, the simulator in another process."""
+    config = evaluation(found, options)
+    made = run_real_time(
+        found.recipe.world,
+        found.recipe.options,
+        config.task,
+        config.problems[: 1 if options.quick else IN_REAL_TIME],
+        controller_for(found.model, found.parts, config),
+        hz=TICKS_PER_SECOND,
+    )
+    beside = {"late_plans": made.late / max(1, made.count), "success": float(made.solved.mean())}
+    missed = np.arange(made.count) < made.missed
+    yield share("robots.realtime.misses", missed, (0,), {**beside, "ticks_per_second": TICKS_PER_SECOND})
 
 
 def measures(name: str, found: Pretrained) -> dict[str, Measure]:
@@ -146,6 +212,11 @@ def measures(name: str, found: Pretrained) -> dict[str, Measure]:
         rows[f"robots.{name}.o{offset}"] = one
     rows[f"robots.{name}.p"] = functools.partial(planning, found)
     rows[f"robots.recover.{name}"] = functools.partial(recovery, found)
+    if name == ADAPTS:
+        for change in CHANGES:
+            rows[f"robots.adapt.{change}"] = functools.partial(adapting, found, change)
+    if name == TICKS:
+        rows["robots.realtime"] = functools.partial(real_time, found)
     return rows
 
 

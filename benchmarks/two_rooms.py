@@ -15,9 +15,9 @@ import numpy as np
 from benchmarks.result import Options, Row, median_interval, milliseconds, run, share
 from foretell.evaluation.demo import DEMO
 from foretell.evaluation.experiment import Experiment, Finished, Silent, run_experiment
+from foretell.evaluation.recipes import RECIPES
 from foretell.evaluation.suite import EvaluationConfig
 from foretell.model.world_model import ModelConfig
-from foretell.objective.objective import ObjectiveConfig
 from foretell.planning import CEM, ControllerConfig
 from foretell.training import TrainConfig
 from foretell.training.refine import Refine
@@ -25,27 +25,7 @@ from foretell.training.temporal import DistanceFit
 from foretell.worlds.two_rooms import Options as SceneOptions
 from foretell.worlds.two_rooms import Simulator
 
-RANDOM = Experiment(
-    world="two_rooms",
-    options={"layout": "random", "turns": 0.0, "episode_steps": 120},
-    # Many, because the predictor must see doors at each place of a wall, and few walks pass theirs.
-    episodes=9000,
-    before=(
-        TrainConfig(model=ModelConfig(context=8), steps=5000, refine=Refine(steps=0), distance=DistanceFit(steps=0)),
-    ),
-    # Prediction weighs little until there is something to predict; then it decides how exactly walls are seen.
-    training=TrainConfig(
-        model=ModelConfig(context=8),
-        objective=ObjectiveConfig(prediction=30.0, settle=0, ramp=0),
-        steps=4000,
-        learning_rate=7e-4,
-        frozen_states=2_000_000,
-        refine=Refine(steps=4000),
-        distance=DistanceFit(steps=8000),
-    ),
-    evaluation=EvaluationConfig(keep=0),
-    trust=False,
-)
+RANDOM = replace(RECIPES["two_rooms_random"], evaluation=EvaluationConfig(keep=0))
 FAR = Experiment(
     world="two_rooms",
     options={"step": 0.8, "episode_steps": 240, "persistence": 0.96, "turns": 0.0},

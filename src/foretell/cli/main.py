@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("foretell.cli.record:Record", "Record episodes of a world."),
     "import": ("foretell.cli.import_:Import", "Turn recordings of other formats into an episode store."),
     "train": ("foretell.cli.train:Train", "Train a world model on recorded episodes."),
+    "adapt": ("foretell.cli.adapt:Adapt", "Adapt a trained model to a world that has changed."),
     "calibrate": (
         "foretell.cli.calibrate:Calibrate",
         "Calibrate a run: p-values of surprise and novelty, and alarms that are rarely false.",
@@ -49,7 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Ask a run what another plan would lead to, from some step of an episode on.",
     ),
     "evaluate": ("foretell.cli.evaluate:Evaluate", "Measure how well a run plans and forecasts."),
-    "demo": ("foretell.cli.demo:Demo", "Record, train, plan, forecast and report, in minutes."),
+    "demo": ("foretell.cli.demo:Demo", "See it work, in minutes: plan, forecast and report."),
     "info": ("foretell.cli.info:Info", "Show what an episode store or a run folder holds."),
 }
 """Per command: the class that it is (imported only when called for) and the first line of its docstring."""

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from foretell import worlds
-from foretell.errors import SpecError
+from foretell.errors import CheckpointError, SpecError
 from foretell.evaluation.baselines import fit_cloning, fit_inverse_dynamics
 from foretell.evaluation.experiment import Experiment
 from foretell.evaluation.recipes import RECIPES
@@ -21,6 +21,7 @@ from foretell.evaluation.suite import IMITATION
 from foretell.evaluation.trust import calibrate_run
 from foretell.model.checkpoint import CONFIG, WEIGHTS, load, save
 from foretell.model.world_model import WorldModel
+from foretell.objective.objective import ObjectiveConfig
 from foretell.training.card import NAME as CARD
 from foretell.training.record import NAME as RECORD
 from foretell.worlds import World
@@ -56,6 +57,20 @@ def pretrained(name: str) -> Pretrained:
     if name not in names():
         raise SpecError(f"no pretrained model {name!r}: there are {', '.join(names())}")
     return opened(name, FOLDER / name)
+
+
+def folder_of(model: str) -> Path:
+    """The folder of a run, or of the model that ships under that name; CheckpointError where it is neither."""
+    if Path(model).is_dir() or model not in names():
+        if not Path(model).is_dir():
+            raise CheckpointError(f"{model}: a run folder, or one of {', '.join(names())}, expected, there is none")
+        return Path(model)
+    return FOLDER / model
+
+
+def objective_of(model: str) -> ObjectiveConfig | None:
+    """What the model that ships under that name was made with; None for a run, which tells it itself."""
+    return None if Path(model).is_dir() or model not in RECIPES else RECIPES[model].training.objective
 
 
 def opened(name: str, folder: Path) -> Pretrained:

@@ -56,6 +56,29 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
                 planner=_QUICK, controller=ControllerConfig(horizon=5, replan_every=1), task={"offset": 25}, keep=0
             ),
         ),
+        "two_rooms_random": Experiment(
+            world="two_rooms",
+            options={"layout": "random", "turns": 0.0, "episode_steps": 120},
+            # Many, because the predictor must see doors at each place of a wall, and few walks pass theirs.
+            episodes=9000,
+            before=(
+                TrainConfig(
+                    model=ModelConfig(context=8), steps=5000, refine=Refine(steps=0), distance=DistanceFit(steps=0)
+                ),
+            ),
+            # Prediction weighs little until there is something to predict; then it decides how exactly walls are seen.
+            training=TrainConfig(
+                model=ModelConfig(context=8),
+                objective=ObjectiveConfig(prediction=30.0, settle=0, ramp=0),
+                steps=4000,
+                learning_rate=7e-4,
+                frozen_states=2_000_000,
+                refine=Refine(steps=4000),
+                distance=DistanceFit(steps=8000),
+            ),
+            evaluation=EvaluationConfig(task={"offset": 100}, keep=0),
+            trust=False,
+        ),
         "pointmaze_medium": _maze("medium", 50),
         "pointmaze_large": _maze("large", 100),
     }

@@ -23,6 +23,7 @@ from foretell.model.imitation import Imitation
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
 from foretell.planning import ICEM, Controller, ControllerConfig, Planner, squared_distance
+from foretell.planning.adaptation import Adaptation
 from foretell.planning.guard import Guard
 from foretell.readout import fit_readout
 from foretell.trust.conformal import needed
@@ -153,7 +154,12 @@ class Evaluation:
 
 
 def controller_for(
-    model: WorldModel, parts: Mapping[str, nn.Module], config: EvaluationConfig, *, guard: Guard | None = None
+    model: WorldModel,
+    parts: Mapping[str, nn.Module],
+    config: EvaluationConfig,
+    *,
+    guard: Guard | None = None,
+    adaptation: Adaptation | None = None,
 ) -> Controller:
     """The controller that is evaluated: plans by the run's temporal distance, or by the squared one without it, and
     searches among actions as large as those that were recorded.
@@ -165,6 +171,7 @@ def controller_for(
         config.controller,
         distance=distance if isinstance(distance, TemporalDistance) else squared_distance,
         guard=guard,
+        adaptation=adaptation,
         scale=_RECORDED * model.get_buffer("scale_action"),
     )
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from foretell import worlds
 from foretell.errors import SpecError
 from foretell.worlds.two_rooms import TwoRoomsTask
+from foretell.worlds.two_rooms.behaviour import walk_group
 from foretell.worlds.two_rooms.simulator import FACTORS, shortest_steps
 
 SEEDS = range(40)
@@ -176,3 +177,55 @@ def test_impossible_distances_are_refused() -> None:
         task("near")
     with pytest.raises(SpecError, match="no goals 60 to 120 steps away with a step of 4"):
         task("far", step=4.0).reset([0])
+
+
+def test_goals_of_an_offset_are_places_of_the_same_walk() -> None:
+    """Where it was so many steps later, in its own layout."""
+    world = worlds.make("two_rooms", layout="random", episode_steps=40)
+    problem = world.task(offset=10)
+    scenes = problem.reset(SEEDS)
+    assert scenes.observations["camera"].shape == scenes.goal["camera"].shape == (40, 64, 64, 3)
+    assert (problem.budget == 20).all()
+    start, goal, layout = problem.truth()["position"], problem.goal_truth()["position"], problem.truth()["layout"]
+    for i, seed in enumerate(SEEDS):
+        rng = np.random.default_rng([0x7A5C, seed])
+        (walk,) = walk_group(world._options, [rng])
+        places = walk.observations["position"]
+        at = np.abs(places - start[i]).max(1).argmin()
+        assert np.abs(places[at] - start[i]).max() < 1e-4
+        assert np.abs(places[at + 10] - goal[i]).max() < 1e-4
+        assert np.abs(walk.observations["layout"][0] - layout[i]).max() < 1e-4
+    again = world.task(offset=10)
+    again.reset(list(SEEDS)[::-1])
+    assert (again.goal_truth()["position"][::-1] == goal).all()
+
+
+@pytest.mark.parametrize("how", ["push", "goal"])
+def test_problems_are_disturbed_once(how: str) -> None:
+    world = worlds.make("two_rooms", layout="random", episode_steps=60)
+    problem, still = world.task(offset=20, disturbed=how), world.task(offset=20)
+    for each in (problem, still):
+        each.reset(SEEDS)
+    wanted, goals, changed = problem.goal(), problem.goal_truth()["position"], np.zeros(len(SEEDS), int)
+    for _ in range(20):
+        before = problem.truth()["position"]
+        for each in (problem, still):
+            each.step(np.zeros((len(SEEDS), 2)))
+        moved = np.abs(problem.truth()["position"] - before).max(1) > 0
+        if how == "goal":
+            assert not moved.any()
+            moved = np.abs(problem.goal_truth()["position"] - goals).max(1) > 0
+            assert (problem.goal() is not wanted) == moved.any()
+            wanted, goals = problem.goal(), problem.goal_truth()["position"]
+        changed += moved
+    assert changed.max() == 1
+    assert changed.mean() > 0.9
+    assert (still.truth()["layout"] == problem.truth()["layout"]).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"offset": 0}, {"offset": 101}, {"disturbed": "push"}, {"offset": 5, "disturbed": "x"}]
+)
+def test_offsets_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="two_rooms"):
+        worlds.make("two_rooms", episode_steps=100).task(**wrong)

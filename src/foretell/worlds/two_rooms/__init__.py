@@ -35,7 +35,7 @@ class TwoRooms:
 
     def task(self, **options: Any) -> TwoRoomsTask:
         """Goals in the other room; options as in `TwoRoomsTask`, SpecError for any other."""
-        unknown = options.keys() - {"distance"}
+        unknown = options.keys() - {"distance", "offset", "disturbed"}
         if unknown:
-            raise SpecError(f"two_rooms: a task takes distance, got {sorted(unknown)[0]!r}")
+            raise SpecError(f"two_rooms: a task takes distance, offset and disturbed, got {sorted(unknown)[0]!r}")
         return TwoRoomsTask(self._options, **options)

@@ -1,0 +1,71 @@
+"""`foretell adapt`: a model learned in one place, adapted to another with a few episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from foretell.adapt import Adapt as Settings
+from foretell.cli.command import Command, Context
+from foretell.cli.train import watching
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapt(Command):
+    """Adapt a trained model to a world that has changed.
+
+    A camera that was moved, an actuator that does less, another floor: a few dozen episodes of the world as it is now
+    are enough to go on from what the model knows. Writes a new run; the old one stays as it is.
+
+      foretell record reacher --set shift=6 --episodes 20 --out data/moved
+      foretell adapt reacher data/moved --out runs/moved
+      foretell adapt runs/rooms data/other --out runs/other
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A folder that `foretell train` wrote, or the name of a model that ships."""
+    store: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="STORE")]
+    """Episodes of the world as it is now."""
+    out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """Folder to write; it must not exist yet."""
+    config: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Adapt; returns the folder, what was learned from, and the time it took."""
+        from foretell.adapt import adapt
+        from foretell.evaluation.pretrained import folder_of, objective_of
+        from foretell.training import TrainRecord
+
+        place = folder_of(self.model)
+        with watching(context.console, self.config.steps) as watch:
+            adapt(
+                place,
+                self.store,
+                self.out,
+                self.config,
+                objective=objective_of(self.model),
+                seed=context.seed,
+                on_step=watch,
+            )
+        made = TrainRecord.read(self.out)
+        return {
+            "out": self.out,
+            "model": self.model,
+            "store": made.store,
+            "episodes": len(made.training),
+            "held_out": len(made.held_out),
+            "seconds": made.seconds,
+        }
+
+    def show(self, result: dict[str, Any], console: Console) -> None:
+        """What was adapted to what, and what to do next."""
+        console.print(
+            f"Adapted {result['model']} to {result['episodes']} episodes, {result['held_out']} held out, in"
+            f" {result['seconds']:.0f} s: {result['out']}",
+            soft_wrap=True,
+        )
+        console.print(f"next: foretell evaluate {result['out']}", soft_wrap=True)
