@@ -13,7 +13,7 @@ from foretell.errors import SpecError
 from foretell.evaluation.baselines import straight
 from foretell.evaluation.protocols import run_policy
 from foretell.spec import ActionSpec, Channel, Spec
-from foretell.worlds.simulated import SimulatedOptions, SimulatedWorld, lived
+from foretell.worlds.simulated import SimulatedOptions, SimulatedWorld, lived, moved, turned
 
 Array = NDArray[np.float64]
 PLACE = Channel(name="place", kind="vector", shape=(1,), fields=("x",), units=("m",))
@@ -180,3 +180,46 @@ def test_actions_outside_the_bounds_are_refused() -> None:
         task.step(np.array([[2.0]]))
     with pytest.raises(SpecError, match=r"shape \(1, 1\) expected"):
         task.step(np.zeros((2, 1)))
+
+
+def test_actuators_that_do_less_move_less_within_their_bounds() -> None:
+    def course(gain: float) -> Array:
+        task = SimulatedWorld("line", Line, SimulatedOptions(episode_steps=STEPS, gain=gain)).task(offset=5)
+        begin = task.reset([4]).observations["camera"][0] / 2
+        return np.array([task.step(np.full((1, 1), 0.4))["camera"][0, 0] / 2 - begin[0] for _ in range(3)])
+
+    assert course(1.0) == pytest.approx([0.4, 0.8, 1.2])
+    assert course(-0.5) == pytest.approx([-0.2, -0.4, -0.6])
+    assert course(4.0) == pytest.approx([1.0, 2.0, 3.0])
+
+
+def test_pictures_are_moved_and_their_hues_turned() -> None:
+    picture = np.random.default_rng(0).integers(40, 200, (8, 8, 3)).astype(np.uint8)
+    assert np.array_equal(moved(picture, 0), picture)
+    right = moved(picture, 2)
+    assert np.array_equal(right[2:, 2:], picture[:-2, :-2])
+    assert (right[:3, :3] == picture[0, 0]).all()
+    assert np.array_equal(moved(right, -2)[:-2, :-2], picture[:-2, :-2])
+    assert turned(picture, 0.0) is picture
+    # A third of a turn makes red green, green blue and blue red.
+    assert np.abs(turned(picture, 1 / 3).astype(int) - np.roll(picture, 1, axis=-1)).max() <= 1
+    grey = np.full((2, 2, 3), 77, np.uint8)
+    assert np.array_equal(turned(grey, 0.2), grey)
+    back = turned(turned(picture, 0.05), -0.05)
+    assert np.abs(back.astype(int) - picture).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"gain": 9.0}, "gain must be from -4 to 4"),
+        ({"shift": 64}, "shift must be a whole number"),
+        ({"shift": 1.5}, "shift"),
+        ({"colour": 2}, "colour"),
+        ({"friction": 2.0}, "neither friction nor mass"),
+        ({"gain": True}, "gain"),
+    ],
+)
+def test_changes_that_cannot_be_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        SimulatedOptions(**wrong)

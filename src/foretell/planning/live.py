@@ -57,7 +57,7 @@ def _values(channel: Channel, values: Tensor, batch: int | None, where: str) -> 
     count = batch if batch is not None else values.shape[0] if values.ndim else 0
     if count < 1 or step.shape != (count, 1, *channel.shape):
         expected = "(" + ", ".join(map(str, ("episodes" if batch is None else batch, *channel.shape))) + ")"
-        raise SpecError(f"{place} of shape {expected} expected, got {tuple(values.shape)}")
+        raise SpecError(f"{place} of shape {expected} expected, got {tuple(values.shape)}{_hint(channel, values)}")
     if channel.kind == "image":
         if step.dtype != torch.uint8:
             raise SpecError(f"{place} must be uint8 (8 bits a colour), got {step.dtype}")
@@ -65,6 +65,19 @@ def _values(channel: Channel, values: Tensor, batch: int | None, where: str) -> 
     if step.dtype == torch.bool or step.is_complex():
         raise SpecError(f"{place} must be numbers, got {step.dtype}")
     return step.float()
+
+
+def _hint(channel: Channel, values: Tensor) -> str:
+    """What is wrong with a picture of another shape, where it is one of the usual things."""
+    height, width, colours = channel.shape if channel.kind == "image" else (0, 0, 0)
+    came = tuple(values.shape[-3:])
+    if channel.kind != "image" or len(came) < 3 or came == channel.shape:
+        return ""
+    if came == (colours, height, width):
+        return "; colours stand last: move that axis to the end"
+    if came[-1] == colours:
+        return f"; resize it to {height} x {width}, as the model was trained with"
+    return ""
 
 
 def _mask(channel: Channel, mask: Tensor | None, step: Tensor, where: str) -> Tensor:

@@ -1,0 +1,69 @@
+"""Adapting: goes on from what a run knows, by its own objective, and leaves it as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from foretell.adapt import Adapt, adapt
+from foretell.errors import CheckpointError, DataError, SpecError
+from foretell.model.checkpoint import load
+from foretell.training import TrainRecord, train
+from tests.end_to_end.runs import content
+from tests.training.samples import SMALL, STILL, write_store
+
+QUICK = Adapt(steps=2, batch=8, refine=2, distance=2, holdout=0.25)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    config = replace(SMALL, objective=replace(SMALL.objective, inverse=0.5, straight=0.1))
+    train(write_store(folder / "before", episodes=6), folder / "run", config)
+    return folder / "run"
+
+
+def test_it_goes_on_from_the_run_and_leaves_it_as_it_was(run: Path, tmp_path: Path) -> None:
+    before = content(run)
+    now = write_store(tmp_path / "now", episodes=4)
+    adapt(run, now, tmp_path / "adapted", QUICK)
+    assert content(run) == before
+    old, new = load(run), load(tmp_path / "adapted")
+    mine, theirs = dict(new.model.named_parameters()), dict(old.model.named_parameters())
+    apart = max(float((mine[k] - theirs[k]).detach().abs().max()) for k in mine)
+    # Two steps away, and not begun anew.
+    assert 0 < apart < 0.02
+    buffers = dict(old.model.named_buffers())
+    assert all(torch.equal(x, buffers[k]) for k, x in new.model.named_buffers())
+    assert new.parts.keys() == old.parts.keys() == {"temporal_distance"}
+    record = TrainRecord.read(tmp_path / "adapted")
+    assert (record.config.objective.inverse, record.config.objective.straight) == (0.5, 0.1)
+    assert record.config.objective.settle == 0
+    assert len(record.held_out) == 1
+
+
+def test_a_checkpoint_without_its_record_is_adapted_by_the_objective_given(run: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((run / name).read_bytes())
+    now = write_store(tmp_path / "now", episodes=4)
+    adapt(bare, now, tmp_path / "adapted", QUICK, objective=SMALL.objective)
+    assert TrainRecord.read(tmp_path / "adapted").config.objective.slices == 16
+
+
+def test_what_does_not_fit_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        adapt(tmp_path / "nowhere", write_store(tmp_path / "a", episodes=3), tmp_path / "out", QUICK)
+    with pytest.raises(SpecError, match="camera"):
+        adapt(run, write_store(tmp_path / "b", STILL, episodes=3), tmp_path / "out", QUICK)
+    with pytest.raises(SpecError, match="at least 2 episodes"):
+        adapt(run, write_store(tmp_path / "c", episodes=1), tmp_path / "out", QUICK)
+    with pytest.raises(DataError, match="exists"):
+        adapt(run, write_store(tmp_path / "d", episodes=3), run, QUICK)
+    with pytest.raises(SpecError, match="steps"):
+        Adapt(steps=0)
+    assert not (tmp_path / "out").exists()
