@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.result import Measure, Options, Row, milliseconds, run, share
 from benchmarks.two_rooms import Lines
 from foretell.adapt import Adapt, adapt
 from foretell.episodes.record import record
 from foretell.evaluation.experiment import EPISODES, RUN, record_world, train_stages
-from foretell.evaluation.pretrained import FOLDER, Pretrained, opened, ship
+from foretell.evaluation.pretrained import FOLDER, Pretrained, opened, ship, write_figures
 from foretell.evaluation.protocols import Outcome, replan_times, run_controller, run_policy
 from foretell.evaluation.realtime import run_real_time
 from foretell.evaluation.recipes import RECIPES
@@ -226,7 +225,14 @@ def train(name: str, folder: Path, out: Path, *, workers: int) -> None:
     if not (folder / EPISODES).exists():
         record_world(recipe, folder, seed=0, listener=lines, workers=workers)
     train_stages(recipe, folder, seed=0, listener=lines)
-    ship(folder / RUN, out, seed=0, reach=2 * int(recipe.evaluation.task["offset"]), say=lines.say)
+    ship(
+        folder / RUN, out, seed=0, reach=2 * int(recipe.evaluation.task["offset"]), command=command(name), say=lines.say
+    )
+
+
+def command(name: str) -> str:
+    """How a model that ships is made again."""
+    return f"python -m benchmarks.robots --world {name} --train DIR"
 
 
 def main(arguments: list[str]) -> None:
@@ -246,8 +252,20 @@ def main(arguments: list[str]) -> None:
             train(name, chosen.train / name, place, workers=chosen.workers)
         if place.exists():
             rows |= measures(name, opened(name, place))
-    torch.set_grad_enabled(False)
-    run("robots", rows, rest)
+    # Kept apart, as each takes its time.
+    result = run("robots" if len(wanted) > 1 else f"robots_{wanted[0]}", rows, rest)
+    if "--keep" in rest and len(wanted) == 1:
+        tell(wanted[0], result)
+
+
+def tell(name: str, result: Mapping[str, Any]) -> None:
+    """What was measured, on the card of the model that ships."""
+    lines = [f"By `python -m benchmarks.robots --world {name} --keep`, {result['machine']}:"]
+    for row in result["rows"]:
+        ends = "" if row["interval"] is None else " [{:.4g}, {:.4g}]".format(*row["interval"])
+        beside = "".join(f"; {what} {value:.4g}" for what, value in row["baselines"].items())
+        lines.append(f"`{row['id']}` {row['value']:.4g}{ends} {row['unit']}, n = {row['n']}{beside}")
+    write_figures(FOLDER / name, lines)
 
 
 if __name__ == "__main__":

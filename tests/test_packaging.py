@@ -50,6 +50,10 @@ def wheel(tmp_path_factory):
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     expected = {str(p.relative_to(ROOT / "src")) for p in (ROOT / "src" / "foretell").rglob("*.py")}
     expected |= {"foretell/py.typed", "foretell/evaluation/report.css", "foretell/evaluation/report.js"}
+    for model in (ROOT / "src" / "foretell" / "pretrained").iterdir():
+        expected |= {
+            f"foretell/pretrained/{model.name}/{name}" for name in ("card.md", "config.json", "model.safetensors")
+        }
     assert expected <= wheel.keys()
     strangers = [n for n in wheel.keys() - expected if ".dist-info/" not in n]
     assert [n for n in strangers if n.endswith(".py") or not n.startswith("foretell/")] == []

@@ -223,3 +223,14 @@ def test_pictures_are_moved_and_their_hues_turned() -> None:
 def test_changes_that_cannot_be_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         SimulatedOptions(**wrong)
+
+
+def test_whoever_does_not_look_moves_all_the_same() -> None:
+    looking, blind = world().task(offset=6), world().task(offset=6)
+    looking.reset([1, 2])
+    first = blind.reset([1, 2]).observations["camera"]
+    for _ in range(4):
+        seen, kept = looking.step(looking.straight()), blind.step_blindly(blind.straight())
+        assert np.array_equal(kept["camera"], first)
+        assert np.array_equal(looking.truth()["place"], blind.truth()["place"])
+        assert np.array_equal(seen["camera"], 2 * looking.truth()["place"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,18 @@ from foretell.evaluation.trust import calibrate_run
 from foretell.model.checkpoint import CONFIG, WEIGHTS, load, save
 from foretell.model.world_model import WorldModel
 from foretell.objective.objective import ObjectiveConfig
+from foretell.training import TrainRecord
 from foretell.training.card import NAME as CARD
+from foretell.training.card import write_section
 from foretell.training.record import NAME as RECORD
 from foretell.worlds import World
 
 FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
+LARGEST = 8_000_000
+"""Bytes of weights that ship at most."""
 _SHIPPED = (CONFIG, WEIGHTS, CARD)
+_MADE, _REACHES = "## How it was made", "## What it reaches"
+_FIRST_TO_GO = ("support", f"{IMITATION}.cloning")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +91,17 @@ def ship(
     *,
     seed: int,
     reach: int,
+    command: str,
     store: Path | None = None,
+    steps: int = 6000,
     cloning_steps: int = 1500,
     say: Callable[[str], None] = lambda what: None,
 ) -> None:
     """Write what ships of a run into the folder `out`, in half precision: the model, its heads, policies by imitation
     of the episodes that it learned from, trust calibrated on those held out, and the card.
 
-    reach: the farthest goal that is imitated, raw steps. store: where the run's episodes are now, if not where they
+    reach: the farthest goal that is imitated, raw steps. command: how it is made again. steps, cloning_steps: of the
+    two policies. store: where the run's episodes are now, if not where they
     were.
     """
     opened = open_run(run, store=store)
@@ -106,8 +115,7 @@ def ship(
         recorded.of(opened.training),
         seed=seed,
         reach=reach,
-        steps=6000,
-        width=512,
+        steps=steps,
         ahead=block,
     )
     say("fitting behaviour cloning")
@@ -122,7 +130,28 @@ def ship(
         save(made, opened.model, parts, half=True)
         calibrate_run(made, seed=seed, training_store=store, store=None, say=say)
         found = load(made)
-        save(made, found.model, found.parts, half=True)
+        kept = dict(found.parts)
+        save(made, found.model, kept, half=True)
+        for name in _FIRST_TO_GO:
+            if (made / WEIGHTS).stat().st_size > LARGEST and kept.pop(name, None) is not None:
+                say(f"without {name}, for which there is no room")
+                save(made, found.model, kept, half=True)
+        write_section(made / CARD, _MADE, _made(opened.note, command))
+        write_section(made / CARD, _REACHES, "Not measured yet.")
         out.mkdir(parents=True, exist_ok=True)
         for name in _SHIPPED:
             shutil.copy(made / name, out / name)
+
+
+def _made(note: TrainRecord, command: str) -> str:
+    threads = f", {note.machine['threads']} threads" if "threads" in note.machine else ""
+    return (
+        f"By `{command}`: the last stage of its training took {note.seconds:,.0f} s for {note.steps:,} steps"
+        f" ({note.device}{threads}, {note.precision}). Values ship in half precision. The policies by imitation that"
+        " travel with it, which it is measured beside, learned from the same episodes."
+    )
+
+
+def write_figures(folder: Path, lines: Sequence[str]) -> None:
+    """Put what a benchmark has measured, a line each, into the card of a model that ships."""
+    write_section(folder / CARD, _REACHES, "\n".join(f"- {line}" for line in lines))

@@ -74,7 +74,7 @@ def run_policy(task: Task, seeds: Sequence[int], policy: Policy) -> Outcome:
     """One problem per seed, each acted on by the policy until it is solved or its budget is used up."""
     started = time.perf_counter()
     scenes = _reset(task, seeds)
-    solved, steps, _ = _run(task, scenes, policy(task, scenes), 0)
+    solved, steps, _ = _run(task, scenes, policy(task, scenes), 0, blind=getattr(policy, "blind", False))
     return Outcome(solved=solved, steps=steps, budget=task.budget.copy(), seconds=time.perf_counter() - started)
 
 
@@ -186,13 +186,14 @@ def _selected(state: State, at: Tensor, controller: Controller) -> State:
 
 
 def _run(
-    task: Task, scenes: Scenes, act: Act, keep: int, *, replans: int | None = None
+    task: Task, scenes: Scenes, act: Act, keep: int, *, replans: int | None = None, blind: bool = False
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], list[Trace]]:
     """Step the problems until all have ended: solved (B,), steps (B,) and the first `keep` traces.
 
-    replans: stop after so many replannings of a controller, to time them.
+    replans: stop after so many replannings of a controller, to time them. blind: whether `act` does not look.
     """
     count = len(task.budget)
+    advance = getattr(task, "step_blindly", task.step) if blind else task.step
     solved = task.solved()
     steps = np.where(solved, 0, task.budget)
     running = ~solved & (task.budget > 0)
@@ -209,7 +210,7 @@ def _run(
         actions[at] = chosen
         if step == 0 and len(at) < count:
             actions[~running] = chosen[0]
-        seen = task.step(actions)
+        seen = advance(actions)
         moves.append(actions[:keep])
         frames.append(_first(seen, keep))
         truth.append(_first(task.truth(), keep))

@@ -41,15 +41,47 @@ def _maze(maze: str, offset: int) -> Experiment:
 
 RECIPES: Mapping[str, Experiment] = MappingProxyType(
     {
+        "pusht": Experiment(
+            world="pusht",
+            episodes=2500,
+            # The block is slow: nothing but being told of makes an encoder see it beside the finger.
+            before=(
+                TrainConfig(
+                    model=replace(_LARGE, latent=96),
+                    objective=ObjectiveConfig(places=3.0, persistent=0.3, prediction=0.1),
+                    steps=4500,
+                    batch=512,
+                    learning_rate=1.5e-3,
+                    precision="float32",
+                    refine=Refine(steps=0),
+                    distance=DistanceFit(steps=0),
+                ),
+            ),
+            training=TrainConfig(
+                model=replace(_LARGE, latent=96),
+                objective=ObjectiveConfig(places=3.0, persistent=0.3, prediction=0.5, settle=0, ramp=0),
+                steps=2200,
+                batch=512,
+                precision="float32",
+                frozen_states=350_000,
+                refine=Refine(steps=2500, batch=512),
+                distance=DistanceFit(steps=0),
+            ),
+            evaluation=EvaluationConfig(
+                task={"offset": 25},
+                planner=ICEM(samples=256, iterations=4, elites=16),
+                controller=ControllerConfig(horizon=5, replan_every=2, terminal=1.0),
+                keep=0,
+            ),
+        ),
         "reacher": Experiment(
             world="reacher",
             episodes=1500,
             training=TrainConfig(
-                model=replace(_LARGE, history=2),
-                steps=5000,
-                batch=128,
-                precision="float32",
-                refine=Refine(steps=6000, batch=512),
+                model=ModelConfig(block=5, history=2, width=384, depth=3),
+                steps=4500,
+                batch=96,
+                refine=Refine(steps=6000),
                 distance=DistanceFit(steps=0),
             ),
             evaluation=EvaluationConfig(

@@ -35,15 +35,23 @@ def write_calibration(run: Path, model: WorldModel, calibration: Sequence[str]) 
 
     Where there is no card, or no such part in it, the card is written anew.
     """
-    path = run / NAME
-    text = path.read_text("utf-8", "replace") if path.exists() else ""
-    said = "\n\n".join(calibration)
-    found = re.compile(rf"^{re.escape(_CALIBRATION)}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
-    made, count = found.subn(lambda _: f"{_CALIBRATION}\n\n{said}\n\n", text, count=1)
-    if not count:
+    if _CALIBRATION not in _read(run / NAME).splitlines():
         write_card(run, model, TrainRecord.read(run), calibration)
         return
+    write_section(run / NAME, _CALIBRATION, "\n\n".join(calibration))
+
+
+def write_section(path: Path, title: str, text: str) -> None:
+    """Put a text under a title of a card, the rest left as it is; at its end where there is no such title yet."""
+    card = _read(path)
+    found = re.compile(rf"^{re.escape(title)}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+    made, count = found.subn(lambda _: f"{title}\n\n{text}\n\n", card, count=1)
+    made = made if count else f"{card.rstrip()}\n\n{title}\n\n{text}\n"
     write_whole(path, lambda temporary: temporary.write_text(made.rstrip() + "\n", "utf-8"))
+
+
+def _read(path: Path) -> str:
+    return path.read_text("utf-8", "replace") if path.exists() else ""
 
 
 def _card(run: Path, model: WorldModel, record: TrainRecord, calibration: Sequence[str]) -> Iterator[str]:
