@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +51,14 @@ class Options:
 Measure = Callable[[Options], Iterable[Row]]
 
 
-def run(name: str, measures: Mapping[str, Measure], arguments: Sequence[str] | None = None) -> dict[str, object]:
+def run(
+    name: str, measures: Mapping[str, Measure], arguments: Sequence[str] | None = None, *, module: str | None = None
+) -> dict[str, Any]:
     """Parse the command line, run the measures whose rows are wanted, print the result; returns it.
 
-    measures: by the common prefix of the ids of the rows that each yields.
+    measures: by the common prefix of the ids of the rows that each yields. module: that is run, where it is not `name`.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module or name}")
     parser.add_argument("--json", metavar="PATH", help="write the result object to PATH, or - for standard output")
     parser.add_argument("--only", metavar="PREFIX", default="", help="run the rows whose id starts so")
     parser.add_argument("--quick", action="store_true", help="run everything small, to see that it works")
@@ -82,7 +85,7 @@ def run(name: str, measures: Mapping[str, Measure], arguments: Sequence[str] | N
         parser.error("; ".join(failed))
     if not rows:
         parser.error(f"--only {options.only}: no such row; there are rows under {', '.join(measures)}")
-    result: dict[str, object] = {
+    result: dict[str, Any] = {
         "benchmark": name,
         "commit": commit(),
         "machine": machine(),

@@ -48,8 +48,8 @@ OFFSETS: Mapping[str, tuple[int, ...]] = {
     "two_rooms_random": (25, 50, 100),
 }
 LEWM = CEM(samples=300, iterations=30, elites=30)
-LEWM_LOOP = ControllerConfig(horizon=5, replan_every=25, terminal=1e6)
-"""LeWM's planner: the last latent's distance alone, all of a plan executed before the next."""
+LEWM_BLOCKS = 5
+"""LeWM's planner: CEM on the last latent's distance alone, all blocks of a plan executed before the next is made."""
 LEWM_PROBLEMS = 40
 ADAPTS, TICKS = "reacher", "pointmaze_medium"
 """Which of them is adapted, and which acts in real time."""
@@ -91,7 +91,9 @@ def planning(found: Pretrained, options: Options) -> Iterator[Row]:
         replace(
             config,
             planner=LEWM if not options.quick else CEM(samples=16, iterations=2, elites=4),
-            controller=LEWM_LOOP,
+            controller=ControllerConfig(
+                horizon=LEWM_BLOCKS, replan_every=LEWM_BLOCKS * found.model.config.block, terminal=1e6
+            ),
             episodes=min(config.episodes, LEWM_PROBLEMS),
             replans=min(config.replans, 5),
         ),
@@ -253,7 +255,7 @@ def main(arguments: list[str]) -> None:
         if place.exists():
             rows |= measures(name, opened(name, place))
     # Kept apart, as each takes its time.
-    result = run("robots" if len(wanted) > 1 else f"robots_{wanted[0]}", rows, rest)
+    result = run("robots" if len(wanted) > 1 else f"robots_{wanted[0]}", rows, rest, module="robots")
     if "--keep" in rest and len(wanted) == 1:
         tell(wanted[0], result)
 

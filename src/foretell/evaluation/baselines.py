@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from foretell.episodes.cache import Cache
-from foretell.episodes.statistics import statistics
 from foretell.episodes.store import EpisodeStore
 from foretell.errors import DataError, SpecError
 from foretell.evaluation.protocols import Act, Observations
 from foretell.model.imitation import Imitation, ImitationConfig
-from foretell.model.world_model import ModelConfig, WorldModel
+from foretell.model.world_model import WorldModel
 from foretell.planning.live import checked
 from foretell.spec import ActionSpec
 from foretell.worlds import Scenes, Task
@@ -130,6 +129,7 @@ def fit_inverse_dynamics(
 
 
 def fit_cloning(
+    model: WorldModel,
     store: EpisodeStore,
     episodes: Sequence[int],
     *,
@@ -137,19 +137,20 @@ def fit_cloning(
     reach: int = 50,
     steps: int = 1500,
     batch: int = 128,
-    latent: int = 64,
-    features: int = 128,
     width: int = 256,
 ) -> Imitating:
-    """Behaviour cloning towards a goal: the same as `fit_inverse_dynamics` with an encoder of its own, trained with the
-    policy from what was seen; minutes where that is pictures. Arguments and errors as there.
+    """Behaviour cloning towards a goal: the same as `fit_inverse_dynamics` with an encoder of its own, which begins as
+    the model's and is then trained with the policy, for what was done alone; minutes where that is pictures. Arguments
+    and errors as there.
     """
-    config = ModelConfig(latent=latent, features=features, width=8, depth=1, block=1)
-    eyes = _made(lambda: WorldModel(store.spec, config, statistics(store, episodes)), seed)
-    _require_actions(eyes)
-    imitation = _made(
-        lambda: Imitation(ImitationConfig(latent=latent, action=store.spec.action.size, width=width), eyes), seed
-    )
+    _require_actions(model)
+    # It predicts nothing.
+    sizes = replace(model.config, width=8, depth=1, block=1, history=1)
+    eyes = _made(lambda: WorldModel(model.spec, sizes), seed)
+    apart = {k: v for k, v in eyes.state_dict().items() if k.startswith("predictor.")}
+    eyes.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("predictor.")} | apart)
+    config = ImitationConfig(latent=sizes.latent, action=store.spec.action.size, width=width)
+    imitation = _made(lambda: Imitation(config, eyes.requires_grad_(True)), seed)
     cache = Cache(store)
     names = [c.name for c in store.spec.observations]
     at = torch.cat([torch.arange(int(cache.starts[i]), int(cache.starts[i] + store.lengths[i])) for i in episodes])

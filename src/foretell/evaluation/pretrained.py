@@ -29,7 +29,7 @@ from foretell.training.record import NAME as RECORD
 from foretell.worlds import World
 
 FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
-LARGEST = 8_000_000
+LARGEST = 8 * 2**20
 """Bytes of weights that ship at most."""
 _SHIPPED = (CONFIG, WEIGHTS, CARD)
 _MADE, _REACHES = "## How it was made", "## What it reaches"
@@ -119,7 +119,7 @@ def ship(
         ahead=block,
     )
     say("fitting behaviour cloning")
-    cloning = fit_cloning(opened.store, opened.training, seed=seed, reach=reach, steps=cloning_steps)
+    cloning = fit_cloning(opened.model, opened.store, opened.training, seed=seed, reach=reach, steps=cloning_steps)
     parts |= {f"{IMITATION}.inverse_dynamics": dynamics.imitation, f"{IMITATION}.cloning": cloning.imitation}
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / run.resolve().name

@@ -81,7 +81,7 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
                 model=ModelConfig(block=5, history=2, width=384, depth=3),
                 steps=4500,
                 batch=96,
-                refine=Refine(steps=6000),
+                refine=Refine(steps=2000),
                 distance=DistanceFit(steps=0),
             ),
             evaluation=EvaluationConfig(

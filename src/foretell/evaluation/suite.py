@@ -239,7 +239,7 @@ def evaluate(
         say("forecasting held-out episodes")
         held_out = recorded.held_out
         made = forecast(model, recorded.store, held_out, readout, steps=config.horizon, latents=recorded.of(held_out))
-    timed("forecast", started)
+        timed("forecast", started)
     started = time.perf_counter()
     policies = floors_for(model, parts, recorded, seed=config.seed)
     say(f"the floors: {', '.join(FLOORS[name] for name in policies)}")
