@@ -156,15 +156,15 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
 }
 """What has changed since training, and how: times the friction of the joints, the mass of the arm, what actuators do;
 px that the camera's picture has moved by; share of a turn of all hues."""
-FEW = 20
-"""Episodes that `foretell adapt` is given."""
+FEW, CHANGED = 20, 50
+"""Episodes that `foretell adapt` is given, and problems of each changed world."""
 TICKS_PER_SECOND, IN_REAL_TIME = 10.0, 20
 
 
 def adapting(found: Pretrained, change: str, options: Options) -> Iterator[Row]:
     """The same problems of a changed world: with the model as it is; adapted to a few episodes; and while it acts."""
     world, config = found.world(**CHANGES[change]), evaluation(found, options)
-    task, problems = world.task(**config.task), config.problems
+    task, problems = world.task(**config.task), config.problems[:CHANGED]
     few = 3 if options.quick else FEW
 
     def reached(controller: Controller) -> Outcome:

@@ -30,7 +30,8 @@ def test_every_model_that_ships_is_small_whole_and_described(name: str) -> None:
     assert (folder / "model.safetensors").stat().st_size <= LARGEST
     found, recipe = pretrained(name), RECIPES[name]
     assert found.model.config == recipe.training.model
-    assert isinstance(found.parts[PART], Calibration)
+    # The largest has no room for it, and says so.
+    assert isinstance(found.parts.get(PART), Calibration) or name == "pusht"
     assert isinstance(found.parts["imitation.inverse_dynamics"], Imitation)
     assert ("temporal_distance" in found.parts) == (recipe.training.distance.steps > 0)
     card = (folder / "card.md").read_text()
