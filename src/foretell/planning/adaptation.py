@@ -62,9 +62,10 @@ class Adaptation:
     """Fits, at each replanning of an episode, how its world differs from the one that was learned, in a few values.
 
     The values: what of each action the actuators do (a matrix, A x A raw actions), what they do without being told (A),
-    and, for a model of several latents, how far what moved goes on to. A step of Gauss and Newton's with a ridge towards
-    'nothing has changed' (Levenberg 1944, Marquardt 1963), the derivatives by differences; models need not be
-    differentiable. Rewards of adapting a few values by gradients at each replanning: AdaJEPA (arXiv 2606.32026).
+    and, for a model of several latents, how far what moved goes on to. A step of Gauss and Newton's with a ridge
+    towards 'nothing has changed' (Levenberg 1944, Marquardt 1963), the derivatives by differences; models need not be
+    differentiable. A few values instead of the model's weights, which AdaJEPA (arXiv 2606.32026) moves at each
+    replanning: a handful of transitions tells no more.
 
     Bounded: an episode is planned with its values only where these, before each transition was seen, had foretold it
     better than the model as it is, over all transitions so far; else the model stays as it is.
