@@ -234,3 +234,16 @@ def test_whoever_does_not_look_moves_all_the_same() -> None:
         assert np.array_equal(kept["camera"], first)
         assert np.array_equal(looking.truth()["place"], blind.truth()["place"])
         assert np.array_equal(seen["camera"], 2 * looking.truth()["place"])
+
+
+@pytest.mark.parametrize("how", ["", "push", "goal"])
+def test_a_problem_asked_again_is_the_same(how: str) -> None:
+    task, fresh = world().task(offset=8, disturbed=how), world().task(offset=8, disturbed=how)
+    courses = []
+    for problem, seeds in ((task, [5, 6]), (task, [6, 5]), (fresh, [5, 6])):
+        scenes = problem.reset(seeds)
+        course = [scenes.observations["camera"], scenes.goal["camera"]]
+        course += [problem.step(np.full((2, 1), 0.3))["camera"] for _ in range(8)] + [problem.goal()["camera"]]
+        courses.append(np.stack(course))
+    assert np.array_equal(courses[0], courses[2])
+    assert np.array_equal(courses[0], courses[1][:, ::-1])

@@ -241,6 +241,8 @@ class OffsetTask:
         self.offset, self._budget = offset, 2 * offset if budget is None else budget
         self.budget: NDArray[np.int64] = np.zeros(0, np.int64)
         self._all: list[Simulation] = []
+        # By seed: what was lived, and where in it the problem begins. Floors and planners are asked the same.
+        self._problems: dict[int, tuple[list[Array], int]] = {}
 
     def reset(self, seeds: Sequence[int]) -> Scenes:
         """One problem per seed."""
@@ -253,9 +255,11 @@ class OffsetTask:
         span = (max(1, self.offset // 5), max(1, self.offset // 2))
         self._when = np.array([int(rng.integers(*span, endpoint=True)) for rng in self._rngs])
         for i, (one, seed) in enumerate(zip(self._running, seeds, strict=True)):
-            rng = np.random.default_rng([_HELD_OUT, seed])
-            states = [state for state, _ in lived(one, rng, self._steps)] + [one.state()]
-            start = int(rng.integers(len(states) - self.offset))
+            if seed not in self._problems:
+                rng = np.random.default_rng([_HELD_OUT, seed])
+                states = [state for state, _ in lived(one, rng, self._steps)] + [one.state()]
+                self._problems[seed] = states, int(rng.integers(len(states) - self.offset))
+            states, start = self._problems[seed]
             goals.append(states[start + self.offset])
             shift = max(1, self.offset // 4)
             later = start + self.offset + shift
