@@ -35,7 +35,7 @@ def test_what_actuators_do_is_found(block: int) -> None:
     adaptation = Adaptation(memory=20, ridge=1e-4)
     found = adaptation.start(3, 2, 1, SCALE)
     for k in range(6):
-        found = adaptation.after(model, found, lived(model, matrix, free, 5, seed=k), SCALE)
+        found = adaptation.after(model, found, lived(model, matrix, free, 5, seed=k), SCALE, time=k, block=1)
     expected = torch.cat([(matrix - torch.eye(2)).flatten(), free])
     torch.testing.assert_close(found.values, expected.expand(3, -1), atol=0.02, rtol=0)
     assert bool(adaptation.used(found).all())
@@ -51,7 +51,9 @@ def test_a_world_as_it_was_is_planned_with_the_model_as_it_is() -> None:
     for k in range(5):
         new = lived(model, torch.eye(2), torch.zeros(2), 3, seed=k)
         noise = 0.05 * torch.randn(new.after.shape, generator=torch.Generator().manual_seed(k))
-        found = adaptation.after(model, found, Lived(**{**vars(new), "after": new.after + noise}), SCALE)
+        found = adaptation.after(
+            model, found, Lived(**{**vars(new), "after": new.after + noise}), SCALE, time=k, block=1
+        )
     assert not bool(adaptation.used(found).any())
     assert adaptation.model(model, found, SCALE) is model
 
@@ -62,7 +64,9 @@ def test_values_that_foretell_worse_are_not_used() -> None:
     found = adaptation.start(1, 2, 1, SCALE)
     for k in range(12):
         sign = 1.0 if k % 2 else -1.0
-        found = adaptation.after(model, found, lived(model, sign * torch.eye(2), torch.zeros(2), 2, k, 1), SCALE)
+        found = adaptation.after(
+            model, found, lived(model, sign * torch.eye(2), torch.zeros(2), 2, k, 1), SCALE, time=k, block=1
+        )
         used = adaptation.used(found)
         assert not bool(used.any()) or float(found.adapted) < 0.9 * float(found.frozen)
     assert float(found.adapted) > float(found.frozen)
@@ -76,8 +80,8 @@ def test_episodes_are_adapted_to_apart() -> None:
     for k in range(4):
         each = [lived(model, matrix, torch.zeros(2), 4, k, 1) for matrix in both]
         pair = Lived(**{name: torch.cat([vars(one)[name] for one in each]) for name in vars(each[0])})
-        together = adaptation.after(model, together, pair, SCALE)
-        alone = adaptation.after(model, alone, each[1], SCALE)
+        together = adaptation.after(model, together, pair, SCALE, time=k, block=1)
+        alone = adaptation.after(model, alone, each[1], SCALE, time=k, block=1)
     assert adaptation.used(together).tolist() == [False, True]
     torch.testing.assert_close(together.values[1:], alone.values)
     torch.testing.assert_close(together.selected(torch.tensor([1])).values, alone.values)
@@ -119,16 +123,33 @@ def test_what_moved_goes_on_as_far_as_it_does_here() -> None:
     model, adaptation = Coasting(config=Sizes(history=2)), Adaptation(ridge=1e-4)
     found = adaptation.start(1, 2, 2, SCALE)
     draw = torch.Generator().manual_seed(0)
-    for _ in range(6):
+    for k in range(6):
         contexts, actions = torch.randn(1, 4, 2, 1, 2, generator=draw), torch.randn(1, 4, 2, generator=draw)
         after = 2 * contexts[:, :, 1] - contexts[:, :, 0] + actions[:, :, None]
         new = Lived(contexts=contexts, pasts=actions[:, :, None], actions=actions, after=after)
-        found = adaptation.after(model, found, new, SCALE)
+        found = adaptation.after(model, found, new, SCALE, time=k, block=1)
     assert float(found.values[0, -1]) == pytest.approx(1.0, abs=0.05)
     assert np.abs(found.values[0, :-1].numpy()).max() < 0.05
 
 
-@pytest.mark.parametrize("wrong", [{"memory": 0}, {"ridge": 0.0}, {"margin": 1.0}, {"steps": 0}, {"reach": -1.0}])
+def test_values_are_judged_by_transitions_that_began_after_they_were_found() -> None:
+    """Transitions of 3 steps, one each step: what is known of the last two does not count for the next."""
+    model, adaptation = PointMass(config=Sizes(block=3)), Adaptation(least=1)
+    found = adaptation.start(1, 2, 1, SCALE)
+    half = 0.5 * torch.eye(2)
+    counts = []
+    for time in range(3, 10):
+        new = lived(model, half, torch.zeros(2), 1, seed=time, batch=1)
+        found = adaptation.after(model, found, new, SCALE, time=time, block=3)
+        counts.append(found.count)
+        assert len(found.earlier) <= 4
+    assert counts == [0, 0, 0, 1, 2, 3, 4]
+    assert bool(adaptation.used(found).all())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"memory": 0}, {"ridge": 0.0}, {"margin": 1.0}, {"steps": 0}, {"forget": 0.0}, {"reach": -1.0}]
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SpecError):
         Adaptation(**wrong)  # type: ignore[arg-type]

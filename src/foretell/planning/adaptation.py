@@ -41,12 +41,14 @@ class Adapted:
     """What has been found about B episodes so far. Nothing in it is changed in place.
 
     values: (B, P), see `Adaptation`; zero for a world as it was. lived: the transitions that they are fitted to, None
-    before the first. frozen, adapted: (B,) squared errors of the model as it is and as adapted by what was known
-    before, summed over transitions, (count) of them.
+    before the first. earlier: values and when they were found, the newest last, from a block ago on. frozen, adapted:
+    (B,) squared errors of the model as it is and as adapted by what was known when a transition began, summed over the
+    transitions, (count) of them, that began when something was.
     """
 
     values: Tensor
     lived: Lived | None = None
+    earlier: tuple[tuple[int, Tensor], ...] = ()
     frozen: Tensor
     adapted: Tensor
     count: int = 0
@@ -54,7 +56,14 @@ class Adapted:
     def selected(self, at: Tensor) -> Adapted:
         """Of the episodes `at` (n,) alone."""
         lived = None if self.lived is None else Lived(**{name: x[at] for name, x in vars(self.lived).items()})
-        return replace(self, values=self.values[at], lived=lived, frozen=self.frozen[at], adapted=self.adapted[at])
+        return replace(
+            self,
+            values=self.values[at],
+            lived=lived,
+            earlier=tuple((time, values[at]) for time, values in self.earlier),
+            frozen=self.frozen[at],
+            adapted=self.adapted[at],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +76,14 @@ class Adaptation:
     differentiable. A few values instead of the model's weights, which AdaJEPA (arXiv 2606.32026) moves at each
     replanning: a handful of transitions tells no more.
 
-    Bounded: an episode is planned with its values only where these, before each transition was seen, had foretold it
-    better than the model as it is, over all transitions so far; else the model stays as it is.
+    Bounded: an episode is planned with its values only where those known when each transition began had foretold it
+    better than the model as it is, over the transitions so far, each counting less the longer ago it is; else the model
+    stays as it is.
 
     memory: latest transitions that are fitted. steps: of the fit at each replanning. ridge: weight of the values'
-    squares beside the mean squared error in units of how much latents change. least: transitions before they are used.
-    margin: share by which errors must be lower. reach: the largest value, either way.
+    squares beside the mean squared error in units of how much latents change, once the memory is full; more before.
+    least: transitions before they are used. margin: share by which errors must be lower. forget: what an error counts
+    from one transition to the next. reach: the largest value, either way.
     """
 
     memory: int = 12
@@ -80,12 +91,15 @@ class Adaptation:
     ridge: float = 0.01
     least: int = 4
     margin: float = 0.1
+    forget: float = 0.9
     reach: float = 3.0
 
     def __post_init__(self) -> None:
         require_whole("adaptation", self, 1, "memory", "steps", "least")
-        if not (self.ridge > 0 and 0 <= self.margin < 1 and self.reach > 0):
-            raise SpecError(f"adaptation: ridge and reach above 0 and margin in [0, 1) expected, got {self}")
+        if not (self.ridge > 0 and 0 <= self.margin < 1 and 0 < self.forget <= 1 and self.reach > 0):
+            raise SpecError(
+                f"adaptation: ridge and reach above 0, margin in [0, 1) and forget in (0, 1] expected, got {self}"
+            )
 
     def start(self, batch: int, action: int, history: int, like: Tensor) -> Adapted:
         """Nothing found yet. action: values of a raw action. like: of the device that models compute on."""
@@ -98,26 +112,26 @@ class Adaptation:
         better = found.adapted < (1 - self.margin) * found.frozen
         return better if found.count >= self.least else torch.zeros_like(better)
 
-    def after(self, model: Imagines, found: Adapted, new: Lived, scale: Tensor) -> Adapted:
-        """With new transitions seen. scale: (A,) typical size of a raw action."""
-        spread = _spread(new)
-        plain, known = (
-            _errors(model, new, values, scale).square().mean((-1, -2)) / spread
-            for values in (torch.zeros_like(found.values), found.values)
-        )
+    def after(self, model: Imagines, found: Adapted, new: Lived, scale: Tensor, *, time: int, block: int) -> Adapted:
+        """With a new transition seen. scale: (A,) typical size of a raw action. time: raw steps taken until it ended,
+        block: those that it took.
+        """
+        known = [values for when, values in found.earlier if when <= time - block]
+        if known:
+            plain, told = (
+                _errors(model, new, values, scale).square().mean((-1, -2)).sum(1)
+                for values in (torch.zeros_like(found.values), known[-1])
+            )
+            many = new.after.shape[1]
+            frozen, adapted = (self.forget * x for x in (found.frozen, found.adapted))
+            found = replace(found, frozen=frozen + plain, adapted=adapted + told, count=found.count + many)
         lived = new if found.lived is None else found.lived.then(new)
         lived = lived.latest(self.memory)
         values = found.values
         for _ in range(self.steps):
             values = self._stepped(model, lived, values, scale)
-        return replace(
-            found,
-            values=values,
-            lived=lived,
-            frozen=found.frozen + plain.sum(1),
-            adapted=found.adapted + known.sum(1),
-            count=found.count + new.after.shape[1],
-        )
+        earlier = found.earlier[max(0, len(known) - 1) :]
+        return replace(found, values=values, lived=lived, earlier=(*earlier, (time, values)))
 
     def model(self, model: Imagines, found: Adapted, scale: Tensor) -> Imagines:
         """The model as these episodes are planned with."""
@@ -133,11 +147,13 @@ class Adaptation:
         tiled = Lived(**{name: x.repeat(len(shifts), *(1,) * (x.dim() - 1)) for name, x in vars(lived).items()})
         moved = (shifts[:, None] + values).flatten(0, 1)
         errors = _errors(model, tiled, moved, scale).reshape(len(shifts), len(values), -1)
+        # As many squares as there are transitions stand against it.
+        ridge = self.ridge * self.memory / lived.after.shape[1]
         unit = _spread(lived).mean(1).sqrt()[:, None] * errors.shape[2] ** 0.5
         now = errors[0] / unit
         slopes = (errors[1:] - errors[:1]).permute(1, 2, 0) / (_DIFFERENCE * unit[..., None])
-        curve = slopes.mT @ slopes + self.ridge * torch.eye(count).to(values)
-        pull = slopes.mT @ now[..., None] + self.ridge * values[..., None]
+        curve = slopes.mT @ slopes + ridge * torch.eye(count).to(values)
+        pull = slopes.mT @ now[..., None] + ridge * values[..., None]
         step: Tensor = torch.linalg.solve(curve, pull)[..., 0]
         return (values - step).clamp(-self.reach, self.reach)
 

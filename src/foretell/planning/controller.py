@@ -457,7 +457,8 @@ class Controller:
             return state
         after = state.latents[-1]
         new = Lived(contexts=context[:, None], pasts=past[:, None, :-1], actions=past[:, -1:], after=after[:, None])
-        adapted = self.adaptation.after(self.model, state.adapted, new, self._action_scale(state))
+        scale = self._action_scale(state)
+        adapted = self.adaptation.after(self.model, state.adapted, new, scale, time=state.time, block=self.block)
         return replace(state, adapted=adapted)
 
     def _action_scale(self, state: State) -> Tensor:
