@@ -90,7 +90,7 @@ class Adaptation:
     steps: int = 1
     ridge: float = 0.01
     least: int = 4
-    margin: float = 0.1
+    margin: float = 0.5
     forget: float = 0.9
     reach: float = 3.0
 
