@@ -40,13 +40,7 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = {
 }
 """LeWM: arXiv 2603.19312, which measured PLDM (2502.14819) and DINO-WM (2411.04983) too. GC-IDM: 2605.08732.
 Straightened DINO features: 2603.12231. On the authors' own episodes and, where these differ, worlds."""
-OFFSETS: Mapping[str, tuple[int, ...]] = {
-    "pusht": (25, 50, 100),
-    "reacher": (25, 50, 100),
-    "pointmaze_medium": (25, 50, 100),
-    "pointmaze_large": (25, 50, 100),
-    "two_rooms_random": (25, 50, 100),
-}
+OFFSETS = (25, 50, 100)
 LEWM = CEM(samples=300, iterations=30, elites=30)
 LEWM_BLOCKS = 5
 """LeWM's planner: CEM on the last latent's distance alone, all blocks of a plan executed before the next is made."""
@@ -136,11 +130,8 @@ def run_timed(found: Pretrained, config: EvaluationConfig, *, distance: bool = T
 
 def recovery(found: Pretrained, options: Options) -> Iterator[Row]:
     """Something is pushed, or the goal moves, once; beside the same problems without."""
-    offset = int(found.recipe.evaluation.task["offset"])
-    still = planned(found, evaluation(found, options, offset=offset)).success
-    both = {
-        how: planned(found, evaluation(found, options, offset=offset, disturbed=how)).solved for how in ("push", "goal")
-    }
+    still = planned(found, evaluation(found, options)).success
+    both = {how: planned(found, evaluation(found, options, disturbed=how)).solved for how in ("push", "goal")}
     solved = np.concatenate(list(both.values()))
     beside = {"undisturbed": still, **{how: float(x.mean()) for how, x in both.items()}}
     yield share(f"robots.recover.{found.name}", solved, (0,), beside)
@@ -205,7 +196,7 @@ def real_time(found: Pretrained, options: Options) -> Iterator[Row]:
 def measures(name: str, found: Pretrained) -> dict[str, Measure]:
     """All of one world's, by the prefix of their rows."""
     rows: dict[str, Measure] = {}
-    for offset in OFFSETS[name]:
+    for offset in OFFSETS:
 
         def one(options: Options, offset: int = offset) -> Iterator[Row]:
             yield success(found, offset, options)

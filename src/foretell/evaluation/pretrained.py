@@ -101,8 +101,7 @@ def ship(
     of the episodes that it learned from, trust calibrated on those held out, and the card.
 
     reach: the farthest goal that is imitated, raw steps. command: how it is made again. steps, cloning_steps: of the
-    two policies. store: where the run's episodes are now, if not where they
-    were.
+    two policies. store: where the run's episodes are now, if not where they were.
     """
     opened = open_run(run, store=store)
     recorded, block = opened.recorded(), opened.model.config.block
@@ -128,7 +127,7 @@ def ship(
             shutil.copy(run / name, made / name)
         # Calibrated is what ships: the weights as they are in half precision.
         save(made, opened.model, parts, half=True)
-        calibrate_run(made, seed=seed, training_store=store, store=None, say=say)
+        calibrate_run(made, seed=seed, training_store=store, say=say)
         found = load(made)
         kept = dict(found.parts)
         save(made, found.model, kept, half=True)

@@ -149,7 +149,7 @@ class Adaptation:
         errors = _errors(model, tiled, moved, scale).reshape(len(shifts), len(values), -1)
         # As many squares as there are transitions stand against it.
         ridge = self.ridge * self.memory / lived.after.shape[1]
-        unit = _spread(lived).mean(1).sqrt()[:, None] * errors.shape[2] ** 0.5
+        unit = _spread(lived).sqrt()[:, None] * errors.shape[2] ** 0.5
         now = errors[0] / unit
         slopes = (errors[1:] - errors[:1]).permute(1, 2, 0) / (_DIFFERENCE * unit[..., None])
         curve = slopes.mT @ slopes + ridge * torch.eye(count).to(values)
@@ -208,6 +208,5 @@ def _errors(model: Imagines, lived: Lived, values: Tensor, scale: Tensor) -> Ten
 
 
 def _spread(lived: Lived) -> Tensor:
-    """(B, M) by how much latents changed in these transitions, all alike: mean squares."""
-    change = (lived.after - lived.contexts[:, :, -1]).square().mean((1, 2, 3))
-    return change.clamp_min(_SMALL)[:, None].expand(lived.after.shape[:2])
+    """(B,) by how much latents changed in these transitions: mean squares."""
+    return (lived.after - lived.contexts[:, :, -1]).square().mean((1, 2, 3)).clamp_min(_SMALL)
