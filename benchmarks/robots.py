@@ -30,7 +30,7 @@ from foretell.evaluation.realtime import run_real_time
 from foretell.evaluation.recipes import RECIPES
 from foretell.evaluation.suite import EvaluationConfig, controller_for, floors_for
 from foretell.model.checkpoint import load
-from foretell.planning import CEM, Controller, ControllerConfig
+from foretell.planning import CEM, ICEM, Controller, ControllerConfig
 from foretell.planning.adaptation import Adaptation
 
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
@@ -45,6 +45,8 @@ LEWM = CEM(samples=300, iterations=30, elites=30)
 LEWM_BLOCKS = 5
 """LeWM's planner: CEM on the last latent's distance alone, all blocks of a plan executed before the next is made."""
 LEWM_PROBLEMS = 40
+THOROUGH = (ICEM(samples=64, iterations=3, elites=8), ControllerConfig(horizon=5, replan_every=1))
+"""How changed worlds are planned in: what is imitated was done in the world as it was."""
 ADAPTS, TICKS = "reacher", "pointmaze_medium"
 """Which of them is adapted, and which acts in real time."""
 
@@ -88,6 +90,7 @@ def planning(found: Pretrained, options: Options) -> Iterator[Row]:
             controller=ControllerConfig(
                 horizon=LEWM_BLOCKS, replan_every=LEWM_BLOCKS * found.model.config.block, terminal=1e6
             ),
+            imitate=False,
             episodes=min(config.episodes, LEWM_PROBLEMS),
             replans=min(config.replans, 5),
         ),
@@ -155,6 +158,8 @@ TICKS_PER_SECOND, IN_REAL_TIME = 10.0, 20
 def adapting(found: Pretrained, change: str, options: Options) -> Iterator[Row]:
     """The same problems of a changed world: with the model as it is; adapted to a few episodes; and while it acts."""
     world, config = found.world(**CHANGES[change]), evaluation(found, options)
+    planner, controller = (config.planner, config.controller) if options.quick else THOROUGH
+    config = replace(config, planner=planner, controller=controller, imitate=False)
     task, problems = world.task(**config.task), config.problems[:CHANGED]
     few = 3 if options.quick else FEW
 

@@ -311,7 +311,7 @@ class TestRefusals:
             Controller(PointMass(config=Sizes(block=4)), QUICK, ControllerConfig(horizon=2, replan_every=9))
         with pytest.raises(SpecError, match="no actions"):
             Controller(PointMass(spec=replace(SPEC, action=ActionSpec())), QUICK)
-        for wrong in ({"horizon": 0}, {"replan_every": 0}, {"terminal": -1.0}, {"discount": 0.0}):
+        for wrong in ({"horizon": 0}, {"replan_every": 0}, {"terminal": -1.0}, {"discount": 0.0}, {"nearest": -1.0}):
             with pytest.raises(SpecError, match="controller:"):
                 ControllerConfig(**wrong)  # type: ignore[arg-type]
 

@@ -43,6 +43,31 @@ def test_goal_cost_is_dense_with_a_weighted_terminal(generator: torch.Generator)
             assert costs[b, s].item() == pytest.approx(total, rel=1e-5)
 
 
+def test_the_nearest_step_counts_the_more_the_sooner(generator: torch.Generator) -> None:
+    model, start = PointMass(), torch.zeros(1, 1, 1, 2)
+    goal = torch.randn(1, 1, 2, generator=generator)
+    plans = torch.randn(1, 5, 4, 2, generator=generator)
+    stage = towards(goal)
+    plain = rollout_cost(model, start, start[:, :0, 0], stage, terminal=1.0)(plans)
+    costs = rollout_cost(model, start, start[:, :0, 0], stage, terminal=1.0, nearest=7.0)(plans)
+    for s in range(5):
+        gaps = ((plans[0, s].cumsum(0) - goal[0]) ** 2).mean(-1).tolist()
+        nearest = min((1 + 0.2 * k) * gap for k, gap in enumerate(gaps))
+        assert (costs - plain)[0, s].item() == pytest.approx(7 * nearest, rel=1e-4)
+
+
+def test_a_plan_that_leaves_a_place_nearly_there_and_comes_back_is_worth_it(generator: torch.Generator) -> None:
+    """Staying at 1 costs 3; going out to 2 to arrive at 0 costs more in sum, and less where arriving counts."""
+    goal, start = torch.zeros(1, 1, 1), torch.ones(1, 1, 1, 1)
+    plans = torch.tensor([[[[0.0], [0.0], [0.0]], [[1.0], [-2.0], [0.0]]]])
+    model = PointMass()
+    stage = towards(goal)
+    summed = rollout_cost(model, start, start[:, :0, 0], stage, terminal=1.0)(plans)[0]
+    arriving = rollout_cost(model, start, start[:, :0, 0], stage, terminal=1.0, nearest=20.0)(plans)[0]
+    assert summed[0] < summed[1]
+    assert arriving[1] < arriving[0]
+
+
 def test_a_distance_of_one_s_own(generator: torch.Generator) -> None:
     goal = torch.randn(2, 3, 5, generator=generator)
     latents = torch.randn(2, 4, 6, 3, 5, generator=generator)

@@ -82,9 +82,9 @@ class Imitating:
                 wanted, goals = task.goal(), self._encoded(task.goal(), "goal")
             now = self._encoded(seen, "observations")
             with torch.no_grad():
-                told = self.imitation(now, goals[torch.from_numpy(running)])[..., : len(low)].cpu()
-            scale, mean = self._model.get_buffer("scale_action").cpu(), self._model.get_buffer("mean_action").cpu()
-            return np.asarray(np.clip((told * scale + mean).numpy().astype(np.float64), low, high))
+                told = self.imitation(now, goals[torch.from_numpy(running)])[..., : len(low)]
+                actions = self._model.raw_actions(told).cpu().numpy().astype(np.float64)
+            return np.asarray(np.clip(actions, low, high))
 
         return act
 

@@ -15,7 +15,8 @@ from foretell.training import TrainConfig
 from foretell.training.refine import Refine
 from foretell.training.temporal import DistanceFit
 
-_QUICK = ICEM(samples=64, iterations=3, elites=8)
+_IMITATED = ICEM(samples=32, iterations=1, elites=8, std=0.3)
+"""Enough where the search begins with what inverse dynamics would do."""
 _LARGE = ModelConfig(block=5, stem=32, features=512, width=512, depth=3)
 
 
@@ -35,9 +36,9 @@ def _maze(maze: str, offset: int) -> Experiment:
         ),
         evaluation=EvaluationConfig(
             task={"offset": offset},
-            # What the temporal distance leaves to be searched is little.
-            planner=ICEM(samples=32, iterations=2, elites=6),
-            controller=ControllerConfig(horizon=6, replan_every=5),
+            planner=_IMITATED,
+            controller=ControllerConfig(horizon=6, replan_every=8),
+            imitate=True,
             keep=0,
         ),
     )
@@ -74,7 +75,7 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
             evaluation=EvaluationConfig(
                 task={"offset": 25},
                 planner=ICEM(samples=256, iterations=4, elites=16),
-                controller=ControllerConfig(horizon=5, replan_every=2, terminal=1.0),
+                controller=ControllerConfig(horizon=5, replan_every=2, terminal=1.0, nearest=20.0),
                 keep=0,
             ),
         ),
@@ -89,7 +90,11 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
                 distance=DistanceFit(steps=0),
             ),
             evaluation=EvaluationConfig(
-                planner=_QUICK, controller=ControllerConfig(horizon=5, replan_every=1), task={"offset": 25}, keep=0
+                planner=_IMITATED,
+                controller=ControllerConfig(horizon=3, replan_every=2),
+                imitate=True,
+                task={"offset": 25},
+                keep=0,
             ),
         ),
         "two_rooms_random": Experiment(
@@ -112,7 +117,13 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
                 refine=Refine(steps=4000),
                 distance=DistanceFit(steps=8000),
             ),
-            evaluation=EvaluationConfig(task={"offset": 100}, keep=0),
+            evaluation=EvaluationConfig(
+                task={"offset": 100},
+                planner=_IMITATED,
+                controller=ControllerConfig(horizon=6, replan_every=5),
+                imitate=True,
+                keep=0,
+            ),
             trust=False,
         ),
         "pointmaze_medium": _maze("medium", 50),

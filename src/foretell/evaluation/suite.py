@@ -25,6 +25,7 @@ from foretell.model.world_model import WorldModel
 from foretell.planning import ICEM, Controller, ControllerConfig, Planner, squared_distance
 from foretell.planning.adaptation import Adaptation
 from foretell.planning.guard import Guard
+from foretell.planning.proposals import imitated
 from foretell.readout import fit_readout
 from foretell.trust.conformal import needed
 from foretell.trust.support import KINDS, Support
@@ -49,7 +50,8 @@ class EvaluationConfig:
 
     episodes: problems, drawn by `seed`, none of which the world records in training. task: options of the
     world's task. planner, controller: what is evaluated; the temporal distance of the run is planned with where
-    it has one. keep: problems kept step by step for pictures. horizon: raw steps of the forecasts.
+    it has one. imitate: whether a search begins with what inverse dynamics would do, where the run has that.
+    keep: problems kept step by step for pictures. horizon: raw steps of the forecasts.
     replans: replannings that are timed, one problem at a time.
     """
 
@@ -58,6 +60,7 @@ class EvaluationConfig:
     task: Mapping[str, Any] = field(default_factory=dict)
     planner: Planner = ICEM(samples=64, iterations=3, elites=8)  # noqa: RUF009 - frozen
     controller: ControllerConfig = ControllerConfig()  # noqa: RUF009 - frozen
+    imitate: bool = False
     keep: int = 8
     horizon: int = 50
     replans: int = 30
@@ -162,14 +165,18 @@ def controller_for(
     adaptation: Adaptation | None = None,
 ) -> Controller:
     """The controller that is evaluated: plans by the run's temporal distance, or by the squared one without it, and
-    searches among actions as large as those that were recorded.
+    searches among actions as large as those that were recorded, beginning with those imitated if it is to.
     """
-    distance = parts.get("temporal_distance")
+    distance, dynamics = parts.get("temporal_distance"), parts.get(f"{IMITATION}.inverse_dynamics")
+    propose = None
+    if config.imitate and isinstance(dynamics, Imitation):
+        propose = imitated(model, dynamics, config.controller.horizon)
     return Controller(
         model,
         config.planner,
         config.controller,
         distance=distance if isinstance(distance, TemporalDistance) else squared_distance,
+        propose=propose,
         guard=guard,
         adaptation=adaptation,
         scale=_RECORDED * model.get_buffer("scale_action"),

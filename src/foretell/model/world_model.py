@@ -131,6 +131,11 @@ class WorldModel(nn.Module):
         scale = self.get_buffer("scale_action").repeat(self.config.block)
         return (actions - mean) / scale
 
+    def raw_actions(self, actions: Tensor) -> Tensor:
+        """(..., n * A) normalised -> raw units: the inverse of `normalise_actions`, of any number n of raw steps."""
+        times = actions.shape[-1] // max(1, self.spec.action.size)
+        return actions * self.get_buffer("scale_action").repeat(times) + self.get_buffer("mean_action").repeat(times)
+
     def encode(self, observations: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None) -> Tensor:
         """Latents (B, T, N, D) of observations (B, T, *shape) in raw units.
 

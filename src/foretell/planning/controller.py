@@ -92,6 +92,7 @@ class ControllerConfig:
 
     horizon: latent steps K of a plan. replan_every: raw steps that are executed of each plan.
     terminal: weight of the last step's cost. discount: factor of the cost from one latent step to the next.
+    nearest: weight of the step of a plan that comes nearest to the goal, where being there once is enough.
     at_once: candidates, over all episodes, that are imagined together; bounds the memory of large batches.
     """
 
@@ -99,13 +100,14 @@ class ControllerConfig:
     replan_every: int = 2
     terminal: float = 4.0
     discount: float = 1.0
+    nearest: float = 0.0
     at_once: int = 1024
 
     def __post_init__(self) -> None:
         if min(self.horizon, self.replan_every, self.at_once) < 1:
             raise SpecError(f"controller: horizon, replan_every and at_once of at least 1 expected, got {self}")
-        if not (self.terminal >= 0 and 0 < self.discount <= 1):
-            raise SpecError(f"controller: terminal >= 0 and 0 < discount <= 1 expected, got {self}")
+        if not (self.terminal >= 0 and 0 < self.discount <= 1 and self.nearest >= 0):
+            raise SpecError(f"controller: terminal >= 0, 0 < discount <= 1 and nearest >= 0 expected, got {self}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,6 +394,7 @@ class Controller:
             state.stage,
             terminal=self.config.terminal,
             discount=self.config.discount,
+            nearest=self.config.nearest,
             inside=self.inside,
             at_once=self.config.at_once,
         )

@@ -22,6 +22,10 @@ PlanCost = Callable[[Tensor, Tensor], Tensor]
 """Latents (B, S, K + 1, N, D), now and after each block, and plans (B, S, K, A) -> a cost (B, S) of both together."""
 
 
+_LATER = 0.2
+"""By how much more the nearest step counts for each latent step that it comes later."""
+
+
 class Imagines(Protocol):
     """What a cost needs of a world model."""
 
@@ -76,26 +80,37 @@ def rollout_cost(
     *,
     terminal: float = 4.0,
     discount: float = 1.0,
+    nearest: float = 0.0,
     inside: PlanCost | None = None,
     at_once: int | None = None,
 ) -> Cost:
-    """The cost of what the model imagines: sum over steps k of discount^k stage(z_k), the last `terminal` times.
+    """The cost of what the model imagines: sum over steps k of discount^k stage(z_k), the last `terminal` times; and
+    `nearest` times the least of them, one step later counting a fifth more.
 
+    Where being at the goal once is what is asked for, a sum over steps keeps plans from leaving a place that is nearly
+    there for a better way in, and the last step alone lets them put off arriving at each replanning.
     context: (B, H, N, D) latents up to now; past: (B, H-1, A) actions between them. inside: added to it, such as what
     keeps plans where the model was trained. at_once: candidates (B * S) imagined together, which bounds the memory of
     large batches; None imagines all together.
     """
-    if not (terminal >= 0 and 0 < discount <= 1):
-        raise SpecError(f"cost: terminal >= 0 and 0 < discount <= 1 expected, got {terminal} and {discount}")
+    if not (terminal >= 0 and 0 < discount <= 1 and nearest >= 0):
+        raise SpecError(
+            "cost: terminal >= 0, 0 < discount <= 1 and nearest >= 0 expected,"
+            f" got {terminal}, {discount} and {nearest}"
+        )
 
     def cost(plans: Tensor) -> Tensor:
         weights = discount ** torch.arange(plans.shape[2], dtype=plans.dtype, device=plans.device)
         weights[-1] *= terminal
+        later = 1 + _LATER * torch.arange(plans.shape[2], dtype=plans.dtype, device=plans.device)
         size = plans.shape[1] if at_once is None else max(1, at_once // len(plans))
         parts = []
         for part in torch.split(plans, size, dim=1):
             imagined = model.rollout(context, past, part)
-            parts.append(stage(imagined) @ weights)
+            costs = stage(imagined)
+            parts.append(costs @ weights)
+            if nearest:
+                parts[-1] = parts[-1] + nearest * (costs * later).amin(dim=-1)
             if inside is not None:
                 now = context[:, -1, None, None].expand(-1, part.shape[1], -1, -1, -1)
                 parts[-1] = parts[-1] + inside(torch.cat([now, imagined], dim=2), part)

@@ -1,0 +1,48 @@
+"""Plans to begin a search with: what a policy by imitation would do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foretell.errors import SpecError
+from foretell.model.imitation import Imitation
+from foretell.model.world_model import WorldModel
+from foretell.planning.controller import Propose
+
+
+def imitated(model: WorldModel, imitation: Imitation, horizon: int) -> Propose:
+    """Offers one plan of `horizon` blocks: what goal-conditioned inverse dynamics does, block by block, in the model's
+    imagination.
+
+    A search that begins there needs few candidates (policy priors in planning: Hansen et al. 2022, "Temporal difference
+    learning for model predictive control", arXiv 2203.04955). Where the goal is a cost there is nothing to imitate, and
+    no plan is offered. SpecError where the policy sees with eyes of its own or tells another number of raw actions than
+    a block has.
+    """
+    block, size = model.config.block, model.spec.action.size
+    if imitation.eyes is not None or imitation.config.ahead != block or imitation.config.action != size:
+        raise SpecError(
+            f"proposals: inverse dynamics of {block} raw actions of {size} on the model's latents expected, got"
+            f" {imitation.config}"
+        )
+    low, high = (
+        torch.tensor(ends, dtype=torch.float32).repeat(block)
+        for ends in (model.spec.action.low, model.spec.action.high)
+    )
+
+    def propose(context: Tensor, past: Tensor, goal: Tensor | None) -> Tensor:
+        if goal is None:
+            return context.new_zeros(len(context), 0, horizon, block * size)
+        plan: list[Tensor] = []
+        while len(plan) < horizon:
+            if plan:
+                after = model.rollout(context, past, plan[-1][:, None, None])[:, 0]
+                context = torch.cat([context, after], dim=1)[:, -model.config.history :]
+                past = torch.cat([past, plan[-1][:, None]], dim=1)
+                past = past[:, past.shape[1] - context.shape[1] + 1 :]
+            told = model.raw_actions(imitation(context[:, -1], goal))
+            plan.append(told.clamp(low.to(told), high.to(told)))
+        return torch.stack(plan, dim=1)[:, None]
+
+    return propose
