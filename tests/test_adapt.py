@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from foretell.adapt import Adapt, adapt
+from foretell.adapt import Adapt, _foretold, adapt
 from foretell.errors import CheckpointError, DataError, SpecError
 from foretell.model.checkpoint import load
 from foretell.training import TrainRecord, train
 from tests.end_to_end.runs import content
 from tests.training.samples import SMALL, STILL, write_store
 
-QUICK = Adapt(steps=2, batch=8, refine=2, distance=2, holdout=0.25)
+QUICK = Adapt(steps=2, batch=8, refine=2, distance=2, holdout=0.25, better=None)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,30 @@ def test_a_checkpoint_without_its_record_is_adapted_by_the_objective_given(run: 
     assert TrainRecord.read(tmp_path / "adapted").config.objective.slices == 16
 
 
+def test_where_it_is_no_better_for_it_the_model_is_left_as_it_was(run: Path, tmp_path: Path) -> None:
+    """Two steps teach nothing."""
+    now = write_store(tmp_path / "now", episodes=4)
+    made = adapt(run, now, tmp_path / "adapted", replace(QUICK, better=0.5))
+    assert made.kept
+    assert made.after > 0.5 * made.before > 0
+    old, new = load(run), load(tmp_path / "adapted")
+    for one, other in zip(old.model.state_dict().values(), new.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert new.parts.keys() == old.parts.keys()
+    assert "the model as it was" in (tmp_path / "adapted" / "card.md").read_text()
+    other = adapt(run, now, tmp_path / "other", QUICK)
+    assert not other.kept
+    assert (other.before, other.after) == (made.before, made.after)
+
+
+def test_errors_are_shares_of_no_change(run: Path, tmp_path: Path) -> None:
+    """A model that foretells no change is off by all of it."""
+    still = load(run).model
+    torch.nn.init.zeros_(still.predictor.leave[-1].weight)
+    torch.nn.init.zeros_(still.predictor.leave[-1].bias)
+    assert _foretold(still, write_store(tmp_path / "now", episodes=2), [0, 1]) == pytest.approx(1.0)
+
+
 def test_what_does_not_fit_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
         adapt(tmp_path / "nowhere", write_store(tmp_path / "a", episodes=3), tmp_path / "out", QUICK)
@@ -66,4 +90,6 @@ def test_what_does_not_fit_is_refused(run: Path, tmp_path: Path) -> None:
         adapt(run, write_store(tmp_path / "d", episodes=3), run, QUICK)
     with pytest.raises(SpecError, match="steps"):
         Adapt(steps=0)
+    with pytest.raises(SpecError, match="better"):
+        Adapt(better=1.0)
     assert not (tmp_path / "out").exists()

@@ -19,7 +19,8 @@ class Adapt(Command):
     """Adapt a trained model to a world that has changed.
 
     A camera that was moved, an actuator that does less, another floor: a few dozen episodes of the world as it is now
-    are enough to go on from what the model knows. Writes a new run; the old one stays as it is.
+    are enough to go on from what the model knows. Writes a new run; the old one stays as it is. Where adapting does not
+    foretell the episodes held out clearly better, the new run holds the model as it was.
 
       foretell record reacher --set shift=6 --episodes 20 --out data/moved
       foretell adapt reacher data/moved --out runs/moved
@@ -42,7 +43,7 @@ class Adapt(Command):
 
         place = folder_of(self.model)
         with watching(context.console, self.config.steps) as watch:
-            adapt(
+            outcome = adapt(
                 place,
                 self.store,
                 self.out,
@@ -59,6 +60,9 @@ class Adapt(Command):
             "episodes": len(made.training),
             "held_out": len(made.held_out),
             "seconds": made.seconds,
+            "error_before": outcome.before,
+            "error_after": outcome.after,
+            "kept_as_it_was": outcome.kept,
         }
 
     def show(self, result: dict[str, Any], console: Console) -> None:
@@ -68,4 +72,9 @@ class Adapt(Command):
             f" {result['seconds']:.0f} s: {result['out']}",
             soft_wrap=True,
         )
+        if result["held_out"]:
+            errors = f"{result['error_before']:.3f} as it was, {result['error_after']:.3f} adapted"
+            console.print(f"Error on those held out, as a share of no change: {errors}", soft_wrap=True)
+        if result["kept_as_it_was"]:
+            console.print("Adapting made it no better: what was written is the model as it was", soft_wrap=True)
         console.print(f"next: foretell evaluate {result['out']}", soft_wrap=True)
