@@ -10,7 +10,7 @@ import torch
 
 from foretell.adapt import Adapt, _foretold, adapt
 from foretell.errors import CheckpointError, DataError, SpecError
-from foretell.model.checkpoint import load
+from foretell.model.checkpoint import load, save
 from foretell.training import TrainRecord, train
 from tests.end_to_end.runs import content
 from tests.training.samples import SMALL, STILL, write_store
@@ -59,16 +59,36 @@ def test_where_it_is_no_better_for_it_the_model_is_left_as_it_was(run: Path, tmp
     """Two steps teach nothing."""
     now = write_store(tmp_path / "now", episodes=4)
     made = adapt(run, now, tmp_path / "adapted", replace(QUICK, better=0.5))
-    assert made.kept
-    assert made.after > 0.5 * made.before > 0
+    assert made.kind == "as it was"
+    assert made.errors.keys() == {"as it was", "predictor", "all"}
+    assert min(made.errors.values()) > 0.5 * made.errors["as it was"] > 0
     old, new = load(run), load(tmp_path / "adapted")
     for one, other in zip(old.model.state_dict().values(), new.model.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     assert new.parts.keys() == old.parts.keys()
-    assert "the model as it was" in (tmp_path / "adapted" / "card.md").read_text()
+    assert ": as it was." in (tmp_path / "adapted" / "card.md").read_text()
     other = adapt(run, now, tmp_path / "other", QUICK)
-    assert not other.kept
-    assert (other.before, other.after) == (made.before, made.after)
+    assert other.kind == "all"
+    assert other.errors == {"all": made.errors["all"]}
+
+
+def test_where_the_predictor_is_what_was_wrong_it_alone_is_adapted(run: Path, tmp_path: Path) -> None:
+    """One that foretells leaps learns not to; two steps of the whole do not cure that."""
+    spoiled, found = tmp_path / "spoiled", load(run)
+    torch.nn.init.constant_(found.model.predictor.leave[-1].bias, 0.3)
+    spoiled.mkdir()
+    for name in ("train.json", "card.md"):
+        (spoiled / name).write_bytes((run / name).read_bytes())
+    save(spoiled, found.model, dict(found.parts))
+    made = adapt(
+        spoiled, write_store(tmp_path / "now", episodes=4), tmp_path / "out", replace(QUICK, better=0.1, refine=100)
+    )
+    assert made.kind == "predictor"
+    assert made.errors["predictor"] < 0.5 * made.errors["as it was"]
+    new = load(tmp_path / "out")
+    before, after = found.model.state_dict(), new.model.state_dict()
+    assert all(torch.equal(before[k], after[k]) == (not k.startswith("predictor.")) for k in before if "norm" not in k)
+    assert new.parts.keys() == {"temporal_distance"}
 
 
 def test_errors_are_shares_of_no_change(run: Path, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from foretell.episodes.cache import ACTION, Cache
 from foretell.episodes.store import EpisodeStore
@@ -21,7 +24,7 @@ from foretell.training.card import NAME as CARD
 from foretell.training.card import write_section
 from foretell.training.loop import OnStep
 from foretell.training.record import NAME as RECORD
-from foretell.training.refine import Refine
+from foretell.training.refine import Refine, refine_predictor
 from foretell.training.temporal import DistanceFit
 
 _BLOCKS = 5
@@ -55,17 +58,19 @@ class Adapt:
             raise SpecError(f"adaptation: better must be from 0 to below 1, or None, got {self.better!r}")
 
 
+Kind = Literal["as it was", "predictor", "all"]
+"""What of a model was adapted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
-    """What came of it. before, after: squared errors of latents foretold on the episodes held out, as shares of those
-    of no change, of the model as it was and as adapted; NaN where no episode was held out that is long enough.
-    kept: whether the model was left as it was, as adapting did not make it clearly better.
+    """What came of it. kind: what of the model was adapted. errors: of each kind, the squared error of latents foretold
+    on the episodes held out, as a share of that of no change; NaN where no episode was held out that is long enough.
     """
 
     model: WorldModel
-    before: float
-    after: float
-    kept: bool
+    kind: Kind
+    errors: Mapping[Kind, float]
 
 
 def adapt(
@@ -80,10 +85,12 @@ def adapt(
 ) -> Adapted:
     """Train the model of a run or checkpoint folder further on episodes of the world as it is now, into the run `out`.
 
-    It begins with the weights and the normalisation that it has, and learns by the objective that it was made with, or
-    by `objective`. Its temporal distance is learned anew, its readouts and its trust are left to `calibrate`: they were
-    fitted to latents and episodes as these were. Where it foretells the episodes held out no better for it (see
-    `Adapt.better`), the run holds the model as it was, with all its heads. Errors as in `train`.
+    It begins with the weights and the normalisation that it has, and learns by the objective that it was made with,
+    or by `objective`; its temporal distance is learned anew. Beside it stands the model with its predictor alone
+    refined on the same episodes, enough where what is seen has not changed. Of both, that is kept which foretells the
+    episodes held out better; or the model as it was, with all its heads, where neither does clearly (see
+    `Adapt.better`). Readouts and trust are else left to `calibrate`: they were fitted to latents and episodes as these
+    were. Errors as in `train`.
     """
     config, found = config or Adapt(), load(model)
     if objective is None:
@@ -107,21 +114,48 @@ def adapt(
     )
     if len(store) < 2 and config.holdout:
         raise SpecError(f"adaptation: at least 2 episodes expected, one of them held out, got {len(store)}")
-    made = train(store, out, settings, init=model, on_step=on_step)
-    held_out = TrainRecord.read(out).held_out
-    before, after = (_foretold(one, store, held_out) for one in (found.model, made))
-    kept = config.better is not None and not math.isnan(before) and not after < (1 - config.better) * before
-    if kept:
-        save(out, found.model, dict(found.parts))
-        made = found.model
-    errors = f"{before:.3f} as it was, {after:.3f} adapted"
+    models: dict[Kind, WorldModel] = {"all": train(store, out, settings, init=model, on_step=on_step)}
+    record = TrainRecord.read(out)
+    if config.better is not None and record.held_out:
+        models |= {"as it was": found.model, "predictor": _refined(found.model, store, record.training, config, seed)}
+    errors = {kind: _foretold(one, store, record.held_out) for kind, one in models.items()}
+    kind = _best(errors, config.better)
+    if kind != "all":
+        parts = dict(found.parts)
+        if kind == "predictor":
+            parts = {name: part for name, part in parts.items() if name == "temporal_distance"}
+        save(out, models[kind], parts)
+    figures = ", ".join(f"{error:.3g} {name}" for name, error in errors.items())
     write_section(
         out / CARD,
         "## Adapted",
-        f"To {len(store)} episodes. Squared error of latents foretold {_BLOCKS} steps ahead on {len(held_out)} held"
-        f" out, as a share of no change: {errors}." + (" No better: this is the model as it was." if kept else ""),
+        f"To {len(store)} episodes: {kind}. Squared error of latents foretold {_BLOCKS} steps ahead on"
+        f" {len(record.held_out)} held out, as a share of no change: {figures}.",
     )
-    return Adapted(model=made, before=before, after=after, kept=kept)
+    return Adapted(model=models[kind], kind=kind, errors=errors)
+
+
+def _best(errors: Mapping[Kind, float], better: float | None) -> Kind:
+    """The kind with the least error; as it was, where none is lower by the share `better`."""
+    if better is None or any(math.isnan(error) for error in errors.values()) or "as it was" not in errors:
+        return "all"
+    least = min(errors, key=errors.__getitem__)
+    return least if errors[least] < (1 - better) * errors["as it was"] else "as it was"
+
+
+def _refined(model: WorldModel, store: EpisodeStore, episodes: Sequence[int], config: Adapt, seed: int) -> WorldModel:
+    """A copy whose predictor has learned from these episodes' latents as they are, for `Adapt.refine` steps thrice."""
+    made, cache = copy.deepcopy(model), Cache(store)
+    latents = encode_episodes(made, store, episodes, cache=cache)
+    actions = [_actions(cache, i, len(z)) for i, z in zip(episodes, latents, strict=True)]
+    refine_predictor(made, latents, actions, Refine(steps=3 * config.refine, learning_rate=3e-4), seed=seed)
+    return made
+
+
+def _actions(cache: Cache, episode: int, length: int) -> Tensor:
+    """(length - 1, A) of an episode, raw units."""
+    first = int(cache.starts[episode])
+    return torch.from_numpy(cache.values[ACTION][first : first + length - 1].copy()).float()
 
 
 @torch.no_grad()
@@ -135,8 +169,7 @@ def _foretold(model: WorldModel, store: EpisodeStore, episodes: Sequence[int]) -
         at = torch.arange(before, len(z) - after, block)[:, None]
         if not len(at):
             continue
-        first = int(cache.starts[i])
-        actions = torch.from_numpy(cache.values[ACTION][first : first + len(z) - 1].copy()).float()
+        actions = _actions(cache, i, len(z))
         past = actions[at + torch.arange(-before, 0)].reshape(len(at), history - 1, size)
         plan = actions[at + torch.arange(after)].reshape(len(at), 1, _BLOCKS, size)
         context = z[at + torch.arange(-before, 1, block)]

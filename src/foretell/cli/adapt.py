@@ -19,8 +19,9 @@ class Adapt(Command):
     """Adapt a trained model to a world that has changed.
 
     A camera that was moved, an actuator that does less, another floor: a few dozen episodes of the world as it is now
-    are enough to go on from what the model knows. Writes a new run; the old one stays as it is. Where adapting does not
-    foretell the episodes held out clearly better, the new run holds the model as it was.
+    are enough to go on from what the model knows. Writes a new run; the old one stays as it is. Of the whole model
+    adapted and of its predictor alone, that is written which foretells the episodes held out better; the model as it
+    was, where neither does.
 
       foretell record reacher --set shift=6 --episodes 20 --out data/moved
       foretell adapt reacher data/moved --out runs/moved
@@ -60,9 +61,8 @@ class Adapt(Command):
             "episodes": len(made.training),
             "held_out": len(made.held_out),
             "seconds": made.seconds,
-            "error_before": outcome.before,
-            "error_after": outcome.after,
-            "kept_as_it_was": outcome.kept,
+            "adapted": outcome.kind,
+            "errors": dict(outcome.errors),
         }
 
     def show(self, result: dict[str, Any], console: Console) -> None:
@@ -73,8 +73,8 @@ class Adapt(Command):
             soft_wrap=True,
         )
         if result["held_out"]:
-            errors = f"{result['error_before']:.3f} as it was, {result['error_after']:.3f} adapted"
+            errors = ", ".join(f"{error:.3g} {kind}" for kind, error in result["errors"].items())
             console.print(f"Error on those held out, as a share of no change: {errors}", soft_wrap=True)
-        if result["kept_as_it_was"]:
+        if result["adapted"] == "as it was":
             console.print("Adapting made it no better: what was written is the model as it was", soft_wrap=True)
         console.print(f"next: foretell evaluate {result['out']}", soft_wrap=True)

@@ -37,7 +37,7 @@ def _maze(maze: str, offset: int) -> Experiment:
         evaluation=EvaluationConfig(
             task={"offset": offset},
             planner=_IMITATED,
-            controller=ControllerConfig(horizon=6, replan_every=8),
+            controller=ControllerConfig(horizon=6, replan_every=12),
             imitate=True,
             keep=0,
         ),
