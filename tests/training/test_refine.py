@@ -62,6 +62,24 @@ def test_unseen_rollouts_become_better_and_only_the_predictor_changes(history: i
     assert not world.predictor.training
 
 
+def test_single_predictions_teach_too_and_come_first() -> None:
+    latents, actions = walks(40, 20)
+    unseen = tuple(x[30:] for x in (latents, actions))
+    world = model()
+    was = error(world, *unseen, blocks=1)
+    refine_predictor(world, latents[:30], actions[:30], Refine(single=300, steps=0, batch=64), seed=0)
+    assert error(world, *unseen, blocks=1) < 0.02 * was
+    lengths: list[int] = []
+    world.rollout = lambda context, past, plan: (
+        lengths.append(plan.shape[2])
+        or WorldModel.rollout(  # type: ignore[method-assign, func-returns-value]
+            world, context, past, plan
+        )
+    )
+    refine_predictor(world, latents, actions, Refine(single=2, steps=3, batch=4, blocks=3), seed=0)
+    assert lengths == [1, 1, 3, 3, 3]
+
+
 def test_the_same_seed_gives_the_same_predictor() -> None:
     latents, actions = walks(5, 20)
     found = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from foretell.evaluation.experiment import Experiment
@@ -17,7 +16,7 @@ from foretell.training.temporal import DistanceFit
 
 _IMITATED = ICEM(samples=32, iterations=1, elites=8, std=0.3)
 """Enough where the search begins with what inverse dynamics would do."""
-_LARGE = ModelConfig(block=5, stem=32, features=512, width=512, depth=3)
+_PUSHT = ModelConfig(latent=96, block=5, stem=32, features=512, depth=3)
 
 
 def _maze(maze: str, offset: int) -> Experiment:
@@ -48,11 +47,11 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
     {
         "pusht": Experiment(
             world="pusht",
-            episodes=2500,
+            episodes=6000,
             # The block is slow: nothing but being told of makes an encoder see it beside the finger.
             before=(
                 TrainConfig(
-                    model=replace(_LARGE, latent=96),
+                    model=_PUSHT,
                     objective=ObjectiveConfig(places=3.0, persistent=0.3, prediction=0.1),
                     steps=4500,
                     batch=512,
@@ -63,13 +62,13 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
                 ),
             ),
             training=TrainConfig(
-                model=replace(_LARGE, latent=96),
+                model=_PUSHT,
                 objective=ObjectiveConfig(places=3.0, persistent=0.3, prediction=0.5, settle=0, ramp=0),
                 steps=2200,
                 batch=512,
                 precision="float32",
                 frozen_states=350_000,
-                refine=Refine(steps=2500, batch=512),
+                refine=Refine(single=9000, steps=2500, batch=512, blocks=4),
                 distance=DistanceFit(steps=0),
             ),
             evaluation=EvaluationConfig(

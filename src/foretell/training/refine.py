@@ -15,10 +15,13 @@ from foretell.model.world_model import WorldModel
 
 @dataclass(frozen=True, kw_only=True)
 class Refine:
-    """How the predictor is refined after the joint training; 0 steps leave it out."""
+    """How the predictor is refined after the joint training; no steps of either kind leave it out."""
 
+    single: int = 0
+    """Optimiser steps on single predictions, before those on rollouts: each costs less, and where contacts make what
+    follows hard to learn many are needed."""
     steps: int = 400
-    """Optimiser steps."""
+    """Optimiser steps on rollouts."""
     batch: int = 256
     """Rollouts in a step."""
     blocks: int = 5
@@ -27,7 +30,7 @@ class Refine:
     """Peak learning rate of AdamW; it rises over a tenth of the steps and falls to zero along a cosine."""
 
     def __post_init__(self) -> None:
-        require_whole("refine", self, 0, "steps")
+        require_whole("refine", self, 0, "single", "steps")
         require_whole("refine", self, 1, "batch", "blocks")
         if not 0 < self.learning_rate < float("inf"):
             raise SpecError(f"refine: learning_rate must be above 0, got {self.learning_rate!r}")
@@ -45,7 +48,8 @@ def refine_predictor(
     block, history, width = model.config.block, model.config.history, model.action_size
     before, after = (history - 1) * block, config.blocks * block
     starts = _starts([len(x) for x in latents], before, after)
-    if not config.steps or not len(starts):
+    total = config.single + config.steps
+    if not total or not len(starts):
         return
     # An episode's last step leads nowhere: a row of zeros keeps actions and latents in step.
     flat = torch.cat(list(latents))
@@ -55,13 +59,14 @@ def refine_predictor(
     generator = torch.Generator().manual_seed(seed)
     predictor = model.predictor.train().requires_grad_(True)
     optimiser = torch.optim.AdamW(predictor.parameters(), lr=config.learning_rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: _share(k, config.steps))
-    for _ in range(config.steps):
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: _share(k, total))
+    for done in range(total):
+        blocks = 1 if done < config.single else config.blocks
         at = starts[torch.randint(len(starts), (config.batch,), generator=generator)][:, None]
         context = flat[at + torch.arange(-before, 1, block)].to(model.device)
         past = acts[at + torch.arange(-before, 0)].reshape(len(at), history - 1, width).to(model.device)
-        plan = acts[at + torch.arange(after)].reshape(len(at), config.blocks, width).to(model.device)
-        wanted = flat[at + torch.arange(block, after + 1, block)].to(model.device)
+        plan = acts[at + torch.arange(blocks * block)].reshape(len(at), blocks, width).to(model.device)
+        wanted = flat[at + torch.arange(block, blocks * block + 1, block)].to(model.device)
         loss = (model.rollout(context, past, plan[:, None])[:, 0] - wanted).square().mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
