@@ -73,7 +73,7 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
             ),
             evaluation=EvaluationConfig(
                 task={"offset": 25},
-                planner=ICEM(samples=256, iterations=4, elites=16),
+                planner=ICEM(samples=128, iterations=3, elites=12),
                 controller=ControllerConfig(horizon=5, replan_every=2, terminal=1.0, nearest=20.0),
                 keep=0,
             ),
