@@ -135,6 +135,9 @@ def ship(
             if (made / WEIGHTS).stat().st_size > LARGEST and kept.pop(name, None) is not None:
                 say(f"without {name}, for which there is no room")
                 save(made, found.model, kept, half=True)
+        if "support" not in kept:
+            card = (made / CARD).read_text("utf-8")
+            (made / CARD).write_text(card.replace("Plan support: yes", "Plan support: no"), "utf-8")
         write_section(made / CARD, _MADE, _made(opened.note, command))
         write_section(made / CARD, _REACHES, "Not measured yet.")
         out.mkdir(parents=True, exist_ok=True)
