@@ -13,13 +13,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from foretell.episodes.store import EpisodeStore
+from foretell.episodes.writer import EpisodeWriter
 from foretell.errors import CheckpointError, DataError, SpecError, TrainingError
 from foretell.model.checkpoint import load, read_tensors
 from foretell.objective.objective import ObjectiveConfig
+from foretell.spec import ActionSpec, Channel, Episode, Spec
 from foretell.training import TrainConfig, TrainRecord, train
 from foretell.training.log import read_log
 from foretell.training.refine import Refine
@@ -120,6 +123,51 @@ def test_an_interrupted_run_comes_to_the_same_weights(store, tmp_path, ema):
     assert same(whole, cut)
     assert curve(whole) == curve(cut)
     assert TrainRecord.read(cut).finished
+
+
+def squares(path: Path, *, moving: bool = True) -> EpisodeStore:
+    """A square that walks about in front of a wall, or stands still."""
+    spec = Spec(
+        observations=(Channel(name="camera", kind="image", shape=(16, 16, 3)),),
+        action=ActionSpec(names=("right", "down"), low=(-1, -1), high=(1, 1)),
+        hz=5,
+    )
+    with EpisodeWriter(path, spec) as writer:
+        for index in range(6):
+            rng = np.random.default_rng(index)
+            actions = rng.integers(-1, 2, (11, 2))
+            places = np.clip(np.cumsum(np.vstack([rng.integers(2, 11, (1, 2)), actions]), 0), 1, 12)
+            places = places if moving else np.full_like(places, 5)
+            camera = np.full((12, 16, 16, 3), 60, np.uint8)
+            for picture, (x, y) in zip(camera, places, strict=True):
+                picture[y : y + 3, x : x + 3] = (220, 40, 90)
+            writer.append(Episode(observations={"camera": camera}, actions=actions.astype(np.float32)))
+    return EpisodeStore(path)
+
+
+def test_what_moves_is_found_anew_when_a_run_goes_on(tmp_path):
+    config, store = with_objective(cutouts=1.0), squares(tmp_path / "store")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(store, whole, config)
+
+    def interrupt(step, record):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(store, cut, config, on_step=interrupt)
+    train(store, cut, config, resume=True)
+    assert same(whole, cut)
+    assert curve(whole) == curve(cut)
+    assert "cutouts" in curve(whole)[0]
+
+
+def test_pictures_in_which_nothing_moves_are_named(tmp_path):
+    still = squares(tmp_path / "squares", moving=False)
+    with pytest.raises(DataError, match="cutouts, channel camera: things that move"):
+        train(still, tmp_path / "run", with_objective(cutouts=1.0))
+    with pytest.raises(SpecError, match="one image channel"):
+        train(write_store(tmp_path / "still", STILL), tmp_path / "run", with_objective(cutouts=1.0))
 
 
 def test_a_run_begins_with_the_weights_and_normalisation_of_another(store, tmp_path):

@@ -14,6 +14,7 @@ from foretell.episodes.batch import Batch
 from foretell.errors import SpecError
 from foretell.model.world_model import WorldModel
 from foretell.objective.contrast import contrast
+from foretell.objective.cutouts import Cutouts, Things
 from foretell.objective.places import Places
 from foretell.objective.prediction import open_loop_errors, straightness
 from foretell.objective.sigreg import sigreg
@@ -26,6 +27,7 @@ _WEIGHTS = (
     "context",
     "inverse",
     "places",
+    "cutouts",
     "persistent",
     "straight",
     "variance",
@@ -62,6 +64,9 @@ class ObjectiveConfig:
     places: float = 0.0
     """What is seen at each place of a picture (features of random convolutions), told from the latent: where something
     slow, such as a block that is pushed, would else be left out beside what moves by itself."""
+    cutouts: float = 0.0
+    """Where the things that move before a still background are, and how they are turned, told by the first values of
+    the latent, on pictures put together from cut-outs of recorded ones; for specs with one image channel."""
     persistent: float = 0.0
     """Episodes told apart by what their latents have in common at different times."""
     straight: float = 0.0
@@ -116,9 +121,13 @@ class InverseDynamics(nn.Module):
 
 
 class Objective(nn.Module):
-    """Holds what only training needs: the model under training, inverse dynamics, the target encoder."""
+    """Holds what only training needs: the model under training, inverse dynamics, the target encoder.
 
-    def __init__(self, model: WorldModel, config: ObjectiveConfig) -> None:
+    things: what moves in the pictures, which `cutouts` needs. SpecError where there is more to say of them than a
+    latent has values for, or they are not known.
+    """
+
+    def __init__(self, model: WorldModel, config: ObjectiveConfig, things: Things | None = None) -> None:
         super().__init__()
         self.model, self.config = model, config
         acts = model.action_size > 0 and config.inverse > 0
@@ -127,6 +136,7 @@ class Objective(nn.Module):
         size = model.config.latent
         pictures = config.places > 0 and any(c.kind == "image" for c in model.spec.observations)
         self.places = Places(model) if pictures else None
+        self.cutouts = _cutouts(model, things) if config.cutouts else None
         self.persistent = (
             nn.Sequential(nn.Linear(size, width), nn.GELU(), nn.Linear(width, _KEPT)) if config.persistent else None
         )
@@ -174,6 +184,8 @@ class Objective(nn.Module):
             terms["inverse"] = (actions - model.normalise_actions(batch.actions)).pow(2).mean()
         if self.places is not None:
             terms["places"] = self.places(channels, flat.flatten(0, 1))
+        if self.cutouts is not None:
+            terms["cutouts"] = self.cutouts(model, generator)
         if self.persistent is not None:
             kept = self.persistent(flat)
             terms["persistent"] = contrast(kept[0::2].mean(1), kept[1::2].mean(1))
@@ -190,3 +202,24 @@ class Objective(nn.Module):
         if self.target is not None:
             for slow, fast in zip(self.target.parameters(), self.model.parameters(), strict=True):
                 slow.lerp_(fast, 1 - self.config.ema)
+
+
+def seeing(model: WorldModel) -> str:
+    """The image channel that `cutouts` looks at; SpecError unless there is one."""
+    names = [c.name for c in model.spec.observations if c.kind == "image"]
+    if len(names) != 1:
+        raise SpecError(f"objective: cutouts expects a spec with one image channel, got {names or 'none'}")
+    return names[0]
+
+
+def _cutouts(model: WorldModel, things: Things | None) -> Cutouts:
+    channel = seeing(model)
+    if things is None:
+        raise SpecError("objective: cutouts expects the things that were found in the pictures")
+    made, config = Cutouts(things, channel), model.config
+    if made.size > config.latent - config.context - model.grounded:
+        raise SpecError(
+            f"objective: cutouts has {made.size} values to tell of {made.count} things, more than a latent of"
+            f" {config.latent} values has room for; raise --model.latent"
+        )
+    return made

@@ -6,12 +6,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,8 @@ from foretell.errors import CheckpointError, DataError, SpecError, TrainingError
 from foretell.model import checkpoint
 from foretell.model.latents import encode_episodes
 from foretell.model.world_model import WorldModel
-from foretell.objective.objective import Objective
+from foretell.objective.cutouts import Things, find_things
+from foretell.objective.objective import Objective, seeing
 from foretell.spec import Spec
 from foretell.training.card import write_card
 from foretell.training.config import TrainConfig, resolve_precision
@@ -41,6 +43,9 @@ from foretell.training.temporal import fit_distance
 COLLAPSED = 0.05
 PATIENCE = 100
 """Steps on end with latents less spread than `COLLAPSED` that stop a run: they begin close together, too."""
+
+_PICTURES = 4000
+"""Pictures that things are looked for in."""
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 
@@ -144,6 +149,16 @@ def _begin_with(model: WorldModel, run: Path) -> None:
     model.load_state_dict(found.state_dict())
 
 
+def _things(model: WorldModel, windows: Windows, episodes: Sequence[int], config: TrainConfig) -> Things:
+    """What moves in some of the pictures that are trained on."""
+    channel, store, cache = seeing(model), windows.store, windows.cache
+    rows = np.concatenate([cache.starts[i] + np.arange(store.lengths[i]) for i in episodes])
+    missing = cache.valid.get(channel)
+    rows = rows if missing is None else rows[missing[rows]]
+    some = np.random.default_rng(config.seed).permutation(len(rows))[:_PICTURES]
+    return find_things(cache.values[channel][np.sort(rows[some])], where=f"objective: cutouts, channel {channel}")
+
+
 class _Training:
     """One process's part of a run, from the weights it starts with to the checkpoint at its end."""
 
@@ -163,7 +178,8 @@ class _Training:
                     windows.indices(0, self.config.batch, seed=self.config.seed, group=self.config.group)
                 )
                 model.fit_stretches(first.observations, first.valid)
-            self.objective = Objective(model, self.config.objective).to(ranks.device)
+            things = _things(model, windows, run.training, self.config) if self.config.objective.cutouts else None
+            self.objective = Objective(model, self.config.objective, things).to(ranks.device)
         self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
         parameters = sum(p.numel() for p in model.parameters())
         self.run_record = replace(run, parameters=parameters, ranges=_ranges(found, windows.store.spec))
