@@ -39,7 +39,7 @@ _ROUND = 0.8
 """A thing that covers, turned, as much as this of what it covered looks the same however it is turned."""
 _UNKNOWN = 0.5
 """The mean squared error of a cosine or sine that nothing is known of."""
-_PLACE, _TURN, _UNIT = 4.0, 3.0, 0.2
+_PLACE, _TURN, _UNIT = 16.0, 3.0, 0.2
 """Weights of places, of turns, and of recorded things' turns being turns at all."""
 
 
