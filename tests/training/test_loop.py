@@ -59,6 +59,17 @@ def curve(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in r.items() if k not in TIMES} for r in read_log(run / "log.jsonl")]
 
 
+def interrupted(store: EpisodeStore, out: Path, config: TrainConfig) -> None:
+    """Train for three steps, then Ctrl-C."""
+
+    def interrupt(step, record):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(store, out, config, on_step=interrupt)
+
+
 def with_objective(**changes) -> TrainConfig:
     return dataclasses.replace(SMALL, objective=dataclasses.replace(SMALL.objective, **changes))
 
@@ -106,13 +117,7 @@ def test_an_interrupted_run_comes_to_the_same_weights(store, tmp_path, ema):
     config = with_objective(ema=ema)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(store, whole, config)
-
-    def interrupt(step, record):
-        if step == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        train(store, cut, config, on_step=interrupt)
+    interrupted(store, cut, config)
     assert TrainRecord.read(cut).steps == 3
     assert not TrainRecord.read(cut).finished
     load(cut)
@@ -149,13 +154,7 @@ def test_what_moves_is_found_anew_when_a_run_goes_on(tmp_path):
     config, store = with_objective(cutouts=1.0), squares(tmp_path / "store")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(store, whole, config)
-
-    def interrupt(step, record):
-        if step == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        train(store, cut, config, on_step=interrupt)
+    interrupted(store, cut, config)
     train(store, cut, config, resume=True)
     assert same(whole, cut)
     assert curve(whole) == curve(cut)

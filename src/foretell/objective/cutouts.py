@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foretell.errors import DataError
+from foretell.errors import DataError, SpecError
 from foretell.model.world_model import WorldModel
 
 _DIFFERS = 12.0
@@ -25,7 +25,7 @@ _LEAST = 5
 """Pixels of a thing."""
 _SHOWN = 0.1
 """Share of the pictures that must show as many things apart from each other: where they touch they look like one."""
-ENOUGH = 1000
+_ENOUGH = 1000
 """Pictures that things are cut out of."""
 _SIMILAR = 0.35
 """By how much of the usual size a thing may look larger or smaller: others are hidden in part, or several together."""
@@ -61,6 +61,14 @@ class Things:
     patterns: Tensor
 
 
+def seeing(model: WorldModel) -> str:
+    """The image channel that `cutouts` looks at; SpecError unless there is one."""
+    names = [c.name for c in model.spec.observations if c.kind == "image"]
+    if len(names) != 1:
+        raise SpecError(f"objective: cutouts expects a spec with one image channel, got {names or 'none'}")
+    return names[0]
+
+
 def find_things(pictures: NDArray[np.uint8], *, where: str) -> Things:
     """What moves in pictures (P, H, W, C) of a still camera.
 
@@ -79,7 +87,7 @@ def find_things(pictures: NDArray[np.uint8], *, where: str) -> Things:
     usual = np.median(sizes, axis=0)
     whole = (np.abs(sizes / usual - 1) < _SIMILAR).all(1)
     inside = [not any(_at_border(part) for part in found[i]) for i in some]
-    some = [i for i, good in zip(some, whole & np.array(inside), strict=True) if good][:ENOUGH]
+    some = [i for i, good in zip(some, whole & np.array(inside), strict=True) if good][:_ENOUGH]
     if not some:
         raise DataError(f"{where}: pictures expected that show each thing whole, apart from the others, found none")
     cut = [[_cut(pictures[i], background, part) for part in found[i]] for i in some]

@@ -14,7 +14,7 @@ from foretell.episodes.batch import Batch
 from foretell.errors import SpecError
 from foretell.model.world_model import WorldModel
 from foretell.objective.contrast import contrast
-from foretell.objective.cutouts import Cutouts, Things
+from foretell.objective.cutouts import Cutouts, Things, seeing
 from foretell.objective.places import Places
 from foretell.objective.prediction import open_loop_errors, straightness
 from foretell.objective.sigreg import sigreg
@@ -202,14 +202,6 @@ class Objective(nn.Module):
         if self.target is not None:
             for slow, fast in zip(self.target.parameters(), self.model.parameters(), strict=True):
                 slow.lerp_(fast, 1 - self.config.ema)
-
-
-def seeing(model: WorldModel) -> str:
-    """The image channel that `cutouts` looks at; SpecError unless there is one."""
-    names = [c.name for c in model.spec.observations if c.kind == "image"]
-    if len(names) != 1:
-        raise SpecError(f"objective: cutouts expects a spec with one image channel, got {names or 'none'}")
-    return names[0]
 
 
 def _cutouts(model: WorldModel, things: Things | None) -> Cutouts:

@@ -25,8 +25,8 @@ from foretell.errors import CheckpointError, DataError, SpecError, TrainingError
 from foretell.model import checkpoint
 from foretell.model.latents import encode_episodes
 from foretell.model.world_model import WorldModel
-from foretell.objective.cutouts import Things, find_things
-from foretell.objective.objective import Objective, seeing
+from foretell.objective.cutouts import Things, find_things, seeing
+from foretell.objective.objective import Objective
 from foretell.spec import Spec
 from foretell.training.card import write_card
 from foretell.training.config import TrainConfig, resolve_precision
@@ -153,8 +153,8 @@ def _things(model: WorldModel, windows: Windows, episodes: Sequence[int], config
     """What moves in some of the pictures that are trained on."""
     channel, store, cache = seeing(model), windows.store, windows.cache
     rows = np.concatenate([cache.starts[i] + np.arange(store.lengths[i]) for i in episodes])
-    missing = cache.valid.get(channel)
-    rows = rows if missing is None else rows[missing[rows]]
+    there = cache.valid.get(channel)
+    rows = rows if there is None else rows[there[rows]]
     some = np.random.default_rng(config.seed).permutation(len(rows))[:_PICTURES]
     return find_things(cache.values[channel][np.sort(rows[some])], where=f"objective: cutouts, channel {channel}")
 
