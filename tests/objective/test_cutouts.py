@@ -135,6 +135,28 @@ def test_collages_of_a_seed_are_the_same(things, cutouts) -> None:
     assert torch.equal(one.turns, other.turns)
 
 
+def test_things_touch_in_half_of_the_collages(things, cutouts) -> None:
+    made = cutouts.collage(things.patterns[:, None].expand(-1, 60), torch.Generator().manual_seed(0))
+    apart = []
+    for picture, places in zip(made.pictures.numpy().astype(float), made.places[:, 1].numpy(), strict=True):
+        at = (places + 1) / 2 * np.array([WIDTH, HEIGHT])
+        y, x = np.nonzero(np.abs(picture - CORNER).sum(-1) < 60)
+        apart.append(np.hypot(x + 0.5 - at[0], y + 0.5 - at[1]).min())
+    # The disc's radius is 3 px; pixels that are the L's alone begin half a pixel and more from its rim.
+    touching = np.array(apart[1::2])
+    assert touching.min() > 1.5
+    # All but of an L that is nearly out of the picture.
+    assert np.quantile(touching, 0.9) < 5
+    assert np.median(apart[::2]) > 5
+
+
+def test_what_touches_is_anywhere_within_a_pixel(things, cutouts) -> None:
+    made = cutouts.collage(things.patterns[:, None].expand(-1, 200), torch.Generator().manual_seed(0))
+    within = (made.places[1::2, 1] + 1) / 2 * torch.tensor([WIDTH, HEIGHT]) % 1
+    assert within.mean().item() == pytest.approx(0.5, abs=0.1)
+    assert within.std().item() == pytest.approx(12**-0.5, abs=0.05)
+
+
 @given(st.floats(-3, 3), st.floats(0.5, 2), st.tuples(*[st.floats(-0.8, 0.8)] * 6))
 def test_moves_turn_in_pixels_not_in_shares_of_a_side(angle: float, wide: float, numbers: tuple[float, ...]) -> None:
     before, after, about = (np.array(numbers[i : i + 2]) for i in (0, 2, 4))

@@ -18,6 +18,7 @@ from foretell.planning.costs import (
     squared_distance,
     target_cost,
     towards,
+    weighted_distance,
     within,
 )
 from tests.planning.fakes import PointMass, Sizes
@@ -74,6 +75,20 @@ def test_a_distance_of_one_s_own(generator: torch.Generator) -> None:
     assert torch.allclose(squared_distance(latents, goal)[1, 2, 3], ((latents[1, 2, 3] - goal[1]) ** 2).mean())
     taxi = towards(goal, lambda z, g: (z - g[:, None, None]).abs().sum((-2, -1)))
     assert torch.allclose(taxi(latents)[0, 1, 2], (latents[0, 1, 2] - goal[0]).abs().sum())
+
+
+def test_first_values_count_as_they_are_weighed(generator: torch.Generator) -> None:
+    latents, goal = torch.randn(2, 3, 4, 1, 3, generator=generator), torch.randn(2, 1, 3, generator=generator)
+    expected = (((latents[1, 2, 3, 0] - goal[1, 0]) * torch.tensor([0.5, 0.0, 1.0])) ** 2).mean()
+    assert torch.allclose(weighted_distance((0.5, 0.0))(latents, goal)[1, 2, 3], expected)
+    assert torch.equal(weighted_distance(())(latents, goal), squared_distance(latents, goal))
+
+
+def test_weights_that_cannot_be_are_refused() -> None:
+    with pytest.raises(SpecError, match="0 or more"):
+        weighted_distance((1.0, -1.0))
+    with pytest.raises(SpecError, match=r"at most 2 weights .* got 3"):
+        weighted_distance((1.0, 1.0, 1.0))(torch.zeros(1, 1, 1, 1, 2), torch.zeros(1, 1, 2))
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 4, 1000])

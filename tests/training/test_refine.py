@@ -80,6 +80,19 @@ def test_single_predictions_teach_too_and_come_first() -> None:
     assert lengths == [1, 1, 3, 3, 3]
 
 
+def test_what_cannot_be_foretold_misleads_less_where_large_errors_do_not_count_squared() -> None:
+    latents, actions = walks(40, 20)
+    unseen = tuple(x[30:] for x in (latents, actions))
+    generator = torch.Generator().manual_seed(0)
+    wild = [z + 20 * torch.randn(z.shape, generator=generator) * (i < 3) for i, z in enumerate(latents[:30])]
+    found = []
+    for huber in (0.0, 0.05):
+        world = model()
+        refine_predictor(world, wild, actions[:30], Refine(steps=300, batch=64, blocks=3, huber=huber), seed=0)
+        found.append(error(world, *unseen))
+    assert found[1] < 0.5 * found[0]
+
+
 def test_the_same_seed_gives_the_same_predictor() -> None:
     latents, actions = walks(5, 20)
     found = []
@@ -110,7 +123,7 @@ def test_no_steps_or_no_episode_long_enough_change_nothing(steps: int, length: i
     assert all(torch.equal(v, before[k]) for k, v in world.state_dict().items())
 
 
-@pytest.mark.parametrize("wrong", [{"steps": -1}, {"batch": 0}, {"blocks": 0}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize("wrong", [{"steps": -1}, {"batch": 0}, {"blocks": 0}, {"huber": -1.0}, {"learning_rate": 0.0}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SpecError, match=f"refine: {next(iter(wrong))} must be"):
         Refine(**wrong)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from foretell.model.distance import TemporalDistance
 from foretell.model.imitation import Imitation
 from foretell.model.readout import Readout
 from foretell.model.world_model import WorldModel
-from foretell.planning import ICEM, Controller, ControllerConfig, Planner, squared_distance
+from foretell.planning import ICEM, Controller, ControllerConfig, Planner, weighted_distance
 from foretell.planning.adaptation import Adaptation
 from foretell.planning.guard import Guard
 from foretell.planning.proposals import imitated
@@ -50,7 +50,8 @@ class EvaluationConfig:
 
     episodes: problems, drawn by `seed`, none of which the world records in training. task: options of the
     world's task. planner, controller: what is evaluated; the temporal distance of the run is planned with where
-    it has one. imitate: whether a search begins with what inverse dynamics would do, where the run has that.
+    it has one, else the squared one, in which the first values of a latent count with `weights`. imitate: whether a
+    search begins with what inverse dynamics would do, where the run has that.
     keep: problems kept step by step for pictures. horizon: raw steps of the forecasts.
     replans: replannings that are timed, one problem at a time.
     """
@@ -60,6 +61,7 @@ class EvaluationConfig:
     task: Mapping[str, Any] = field(default_factory=dict)
     planner: Planner = ICEM(samples=64, iterations=3, elites=8)  # noqa: RUF009 - frozen
     controller: ControllerConfig = ControllerConfig()  # noqa: RUF009 - frozen
+    weights: tuple[float, ...] = ()
     imitate: bool = False
     keep: int = 8
     horizon: int = 50
@@ -175,7 +177,7 @@ def controller_for(
         model,
         config.planner,
         config.controller,
-        distance=distance if isinstance(distance, TemporalDistance) else squared_distance,
+        distance=distance if isinstance(distance, TemporalDistance) else weighted_distance(config.weights),
         propose=propose,
         guard=guard,
         adaptation=adaptation,

@@ -31,8 +31,13 @@ _SIMILAR = 0.35
 """By how much of the usual size a thing may look larger or smaller: others are hidden in part, or several together."""
 _NEIGHBOURS = np.ones((3, 3), np.bool_)
 _NEAR, _JITTER = 2.5, 0.1
-"""How near to the largest thing others are put half of the time, in its radii: where things touch is what matters. And
-how far from where it was seen, in half the picture's side."""
+"""How near to the largest thing others are put a quarter of the time, in its radii; half of the time they are put where
+they touch others, which is where it matters where things are. And how far from where it was seen, in half the picture's
+side."""
+_ANYWHERE = 5
+"""One of so many cut-outs is put anywhere, so that it may be seen in part: none was recorded so, but things are."""
+_TOUCHES = (0.01, 0.15)
+"""How much of a thing lies over others where it touches them."""
 _SLIGHTLY = 0.1
 """Share of any turn that a third of the cut-outs are turned by: from large turns alone nothing is learned for long."""
 _ROUND = 0.8
@@ -231,17 +236,45 @@ class Cutouts(nn.Module):
         near = 2 * torch.rand(self.count, of, 2, generator=generator).to(device) - 1
         angles = ((2 * torch.rand(self.count, of, generator=generator) - 1) * math.pi).to(device)
         angles[:, ::3] *= _SLIGHTLY
+        lots = torch.rand(self.count, of, *self.get_buffer("cover").shape[2:], generator=generator).to(device)
         places = self.get_buffer("places")[torch.arange(self.count)[:, None], seen] + _JITTER * around
-        radii = self.get_buffer("radii")
-        places[1:, ::2] = places[:1, ::2] + _NEAR * radii[0] * near[1:, ::2]
-        places = torch.minimum(torch.maximum(places, radii[:, None, None] - 1), 1 - radii[:, None, None])
-        picture = self.get_buffer("background").permute(2, 0, 1)
+        places[:, ::_ANYWHERE] = near[:, ::_ANYWHERE]
+        places[1:, ::4] = places[:1, ::4] + _NEAR * self.get_buffer("radii")[0] * near[1:, ::4]
+        places = places.clamp(-1, 1)
+        picture, covered = self.get_buffer("background").permute(2, 0, 1), None
         for k in range(self.count):
-            moved = self._moved(k, at[k].to(device), places[k], angles[k])
+            which = at[k].to(device)
+            if covered is not None:
+                half = slice(1, None, 2)
+                found = self._touching(k, which[half], angles[k, half], covered[half], lots[k, half], near[k, half])
+                places[k, half] = torch.where(found.isnan(), places[k, half], found)
+            moved = self._moved(k, which, places[k], angles[k])
+            covered = moved[:, -1] if covered is None else torch.maximum(covered, moved[:, -1])
             picture = picture * (1 - moved[:, -1:]) + moved[:, :-1]
         turns = torch.stack([angles.cos(), angles.sin()], -1)[self.turning]
         pictures = picture.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         return Collage(pictures, places.transpose(0, 1), turns.transpose(0, 1))
+
+    def _touching(self, k: int, at: Tensor, angles: Tensor, covered: Tensor, lots: Tensor, within: Tensor) -> Tensor:
+        """Places (M, 2) at which cut-outs of thing k, turned, touch what is covered (M, H, W); NaN where there is none.
+
+        lots: (M, H, W) from 0 to 1, of which the highest that touches is drawn; within: (M, 2) where in its pixel, from
+        -1 to 1.
+        """
+        height, width = covered.shape[1:]
+        thing = self._moved(k, at, torch.zeros_like(within), angles)[:, -1]
+        # How much of both would lie over each other were the thing moved from the middle, by how many pixels.
+        both = torch.fft.rfft2(covered) * torch.fft.rfft2(thing).conj()
+        overlap = torch.fft.irfft2(both, s=(height, width)).roll((height // 2, width // 2), (1, 2))
+        share = overlap / thing.sum((1, 2))[:, None, None]
+        right, down = (2 * torch.arange(n, device=covered.device) / n - 1 for n in (width, height))
+        # Beyond, what leaves the picture would come in on the other side.
+        inside = torch.maximum(down.abs()[:, None], right.abs()) <= 1 - self.get_buffer("radii")[k]
+        lots = torch.where((share > _TOUCHES[0]) & (share < _TOUCHES[1]) & inside, lots, math.nan).flatten(1)
+        drawn = lots.nan_to_num(-1.0).argmax(1)
+        found = torch.stack([right[drawn % width], down[drawn // width]], -1)
+        found = found + within / torch.tensor([width, height], device=found.device)
+        return torch.where(lots.isnan().all(1)[:, None], math.nan, found)
 
     def _moved(self, k: int, at: Tensor, places: Tensor, angles: Tensor) -> Tensor:
         """Shades and cover (M, C + 1, H, W) of cut-outs of thing k, put to places (M, 2) and turned by angles (M,)."""

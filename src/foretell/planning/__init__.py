@@ -3,7 +3,7 @@
 from foretell.planning.cem import CEM
 from foretell.planning.choose import Choose
 from foretell.planning.controller import Controller, ControllerConfig, State
-from foretell.planning.costs import combined, goal_cost, rollout_cost, squared_distance, target_cost
+from foretell.planning.costs import combined, goal_cost, rollout_cost, squared_distance, target_cost, weighted_distance
 from foretell.planning.gradient import Gradient
 from foretell.planning.icem import ICEM
 from foretell.planning.mppi import MPPI
@@ -30,4 +30,5 @@ __all__ = [
     "rollout_cost",
     "squared_distance",
     "target_cost",
+    "weighted_distance",
 ]

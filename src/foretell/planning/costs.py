@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -37,6 +37,26 @@ class Imagines(Protocol):
 def squared_distance(latents: Tensor, goal: Tensor) -> Tensor:
     """Mean squared difference (B, S, K) between latents (B, S, K, N, D) and a goal (B, N, D)."""
     return (latents - goal[:, None, None]).square().mean(dim=(-2, -1))
+
+
+def weighted_distance(weights: Sequence[float]) -> Distance:
+    """The mean squared difference in which the first values of a latent count with `weights` on their differences, the
+    others with 1; SpecError where one is negative, or there are more than a latent has values.
+
+    For latents whose values stand for something, such as `objective.cutouts`: what matters more counts more.
+    """
+    if not all(0 <= w < float("inf") for w in weights):
+        raise SpecError(f"cost: weights of 0 or more expected, got {tuple(weights)}")
+    first = torch.tensor(weights)
+
+    def distance(latents: Tensor, goal: Tensor) -> Tensor:
+        size = goal[0].numel()
+        if len(first) > size:
+            raise SpecError(f"cost: at most {size} weights expected, as many as a latent has values, got {len(first)}")
+        each = torch.nn.functional.pad(first.to(goal), (0, size - len(first)), value=1.0).view(goal.shape[1:])
+        return squared_distance(latents * each, goal * each)
+
+    return distance
 
 
 def towards(goal: Tensor, distance: Distance = squared_distance) -> StageCost:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import huber_loss, mse_loss
 
 from foretell.errors import SpecError, require_whole
 from foretell.model.world_model import WorldModel
@@ -26,12 +27,18 @@ class Refine:
     """Rollouts in a step."""
     blocks: int = 5
     """Latent steps of a rollout."""
+    huber: float = 0.0
+    """Errors of a latent's values up to this count squared, larger ones in proportion (Huber 1964, "Robust estimation
+    of a location parameter"): what can hardly be foretold, such as what has left the picture, else takes all attention.
+    0: all squared."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW; it rises over a tenth of the steps and falls to zero along a cosine."""
 
     def __post_init__(self) -> None:
         require_whole("refine", self, 0, "single", "steps")
         require_whole("refine", self, 1, "batch", "blocks")
+        if not 0 <= self.huber < float("inf"):
+            raise SpecError(f"refine: huber must be 0 or more, got {self.huber!r}")
         if not 0 < self.learning_rate < float("inf"):
             raise SpecError(f"refine: learning_rate must be above 0, got {self.learning_rate!r}")
 
@@ -67,7 +74,9 @@ def refine_predictor(
         past = acts[at + torch.arange(-before, 0)].reshape(len(at), history - 1, width).to(model.device)
         plan = acts[at + torch.arange(blocks * block)].reshape(len(at), blocks, width).to(model.device)
         wanted = flat[at + torch.arange(block, blocks * block + 1, block)].to(model.device)
-        loss = (model.rollout(context, past, plan[:, None])[:, 0] - wanted).square().mean()
+        told = model.rollout(context, past, plan[:, None])[:, 0]
+        # Twice Huber's: as the squared error where errors are small.
+        loss = 2 * huber_loss(told, wanted, delta=config.huber) if config.huber else mse_loss(told, wanted)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
