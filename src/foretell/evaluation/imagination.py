@@ -1,4 +1,4 @@
-"""Pictures of what the model imagined: planned episodes beside the training images nearest to imagined latents."""
+"""Pictures of what the model imagined: planned episodes beside the recorded images nearest to imagined latents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from foretell.planning.guard import Planned
 READING = (
     "Left: what the camera saw, the way taken, and dotted the way that the plan in force imagines from here, as the"
     " readout places it. Middle: what the model imagines, open loop, from the first {block} images and the actions"
-    " executed since, never looking again; the model draws no pixels, so this is the training image whose latent is"
+    " executed since, never looking again; the model draws no pixels, so this is the recorded image whose latent is"
     " nearest to the imagined one. Right: the goal. In a good model left and middle agree."
 )
 

@@ -93,7 +93,7 @@ def _planning(made: Evaluation, rollouts: Sequence[Rollout], block: int) -> Sect
                 title="Planned episodes beside what the model imagined",
                 reading=READING.format(block=block),
                 rollouts=list(rollouts),
-                labels=("happened", "imagined (nearest training image)", "goal"),
+                labels=("happened", "imagined (nearest recorded image)", "goal"),
             )
         )
     panels.append(
