@@ -23,15 +23,19 @@ from benchmarks.result import Measure, Options, Row, milliseconds, run, share
 from benchmarks.two_rooms import Lines
 from foretell.adapt import Adapt, adapt
 from foretell.episodes.record import record
+from foretell.evaluation.baselines import Imitating
 from foretell.evaluation.experiment import EPISODES, RUN, record_world, train_stages
 from foretell.evaluation.pretrained import FOLDER, Pretrained, opened, ship, write_figures
 from foretell.evaluation.protocols import Outcome, replan_times, run_controller, run_policy
 from foretell.evaluation.realtime import run_real_time
 from foretell.evaluation.recipes import RECIPES
-from foretell.evaluation.suite import EvaluationConfig, controller_for, floors_for
+from foretell.evaluation.suite import IMITATION, EvaluationConfig, controller_for, floors_for
 from foretell.model.checkpoint import load
+from foretell.model.imitation import Imitation
 from foretell.planning import CEM, ICEM, Controller, ControllerConfig
 from foretell.planning.adaptation import Adaptation
+from foretell.training.card import NAME as CARD
+from foretell.training.card import write_section
 
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "pusht.o25": {"lewm": 0.96, "pldm": 0.78, "dino_wm": 0.74, "gc_idm": 0.84},
@@ -223,9 +227,24 @@ def train(name: str, folder: Path, out: Path, *, workers: int) -> None:
     if not (folder / EPISODES).exists():
         record_world(recipe, folder, seed=0, listener=lines, workers=workers)
     train_stages(recipe, folder, seed=0, listener=lines)
-    ship(
-        folder / RUN, out, seed=0, reach=2 * int(recipe.evaluation.task["offset"]), command=command(name), say=lines.say
-    )
+    pack(name, folder, out, lines)
+
+
+def pack(name: str, folder: Path, out: Path, lines: Lines) -> None:
+    """Make what ships of the run in `folder`; where there is no room for cloning, what it reaches is on the card."""
+    config = RECIPES[name].evaluation
+    reach = 2 * int(config.task["offset"])
+    left = ship(folder / RUN, out, seed=0, reach=reach, command=command(name), say=lines.say)
+    cloning = left.get(f"{IMITATION}.cloning")
+    if isinstance(cloning, Imitation):
+        found = opened(name, out)
+        lines.say("what cloning reaches, for which there is no room")
+        outcome = run_policy(found.world().task(**config.task), config.problems, Imitating(found.model, cloning))
+        text = (
+            "There is no room for behaviour cloning. It reached {:.0%} [{:.0%}, {:.0%}] of {} problems of the benchmark"
+        )
+        text = text.format(outcome.success, *outcome.interval, len(outcome.solved))
+        write_section(out / CARD, "## Left out", f"{text}, {config.task['offset']} steps ahead.")
 
 
 def command(name: str) -> str:

@@ -15,6 +15,7 @@ from foretell.evaluation.pretrained import FOLDER, LARGEST, folder_of, names, ob
 from foretell.evaluation.recipes import RECIPES
 from foretell.evaluation.suite import EvaluationConfig, controller_for, floors_for
 from foretell.evaluation.trust import PART
+from foretell.model.checkpoint import WEIGHTS
 from foretell.model.imitation import Imitation
 from foretell.planning import CEM, ControllerConfig
 from foretell.training import TrainConfig
@@ -30,8 +31,7 @@ def test_every_model_that_ships_is_small_whole_and_described(name: str) -> None:
     assert (folder / "model.safetensors").stat().st_size <= LARGEST
     found, recipe = pretrained(name), RECIPES[name]
     assert found.model.config == recipe.training.model
-    # The largest has no room for it, and says so.
-    assert isinstance(found.parts.get(PART), Calibration) or name == "pusht"
+    assert isinstance(found.parts[PART], Calibration)
     assert isinstance(found.parts["imitation.inverse_dynamics"], Imitation)
     assert ("temporal_distance" in found.parts) == (recipe.training.distance.steps > 0)
     card = (folder / "card.md").read_text()
@@ -94,3 +94,13 @@ def test_what_ships_of_a_run_is_opened_and_planned_with(tmp_path: Path, monkeypa
     card = (tmp_path / "shipped" / "card.md").read_text()
     assert "make it" in card
     assert (tmp_path / EPISODES).exists()
+    whole = (tmp_path / "shipped" / WEIGHTS).stat().st_size
+    monkeypatch.setattr(shipped, "LARGEST", whole - 1)
+    left = ship(tmp_path / RUN, tmp_path / "smaller", seed=0, reach=10, steps=5, cloning_steps=3, command="make it")
+    assert set(left) == {"support"}
+    assert set(opened("tiny", tmp_path / "smaller").parts) == set(found.parts) - {"support"}
+    assert "Plan support: no" in (tmp_path / "smaller" / "card.md").read_text()
+    monkeypatch.setattr(shipped, "LARGEST", 1000)
+    with pytest.raises(CheckpointError, match="at most 1,000 bytes to ship expected"):
+        ship(tmp_path / RUN, tmp_path / "none", seed=0, reach=10, steps=5, cloning_steps=3, command="make it")
+    assert not (tmp_path / "none").exists()

@@ -425,6 +425,18 @@ def test_half_precision_keeps_what_was_measured_and_predicts_nearly_the_same(tmp
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "half" / WEIGHTS).read_bytes()
 
 
+def test_buffers_that_a_module_names_as_fitted_are_halved_too(tmp_path: Path) -> None:
+    world = model()
+    checkpoint.save(tmp_path, world, half=True)
+    before = load_file(tmp_path / WEIGHTS)
+    world.predictor.fitted = ("spread",)
+    world.predictor.register_buffer("spread", torch.full((3,), 0.1))
+    checkpoint.save(tmp_path, world, half=True)
+    after = load_file(tmp_path / WEIGHTS)
+    assert after.pop("model.predictor.spread").dtype == torch.float16
+    assert {k: v.dtype for k, v in after.items()} == {k: v.dtype for k, v in before.items()}
+
+
 def test_values_too_large_for_half_precision_stay_whole(tmp_path: Path) -> None:
     world = model()
     with torch.no_grad():

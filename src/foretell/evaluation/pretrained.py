@@ -96,12 +96,13 @@ def ship(
     steps: int = 6000,
     cloning_steps: int = 1500,
     say: Callable[[str], None] = lambda what: None,
-) -> None:
+) -> dict[str, nn.Module]:
     """Write what ships of a run into the folder `out`, in half precision: the model, its heads, policies by imitation
     of the episodes that it learned from, trust calibrated on those held out, and the card.
 
     reach: the farthest goal that is imitated, raw steps. command: how it is made again. steps, cloning_steps: of the
-    two policies. store: where the run's episodes are now, if not where they were.
+    two policies. store: where the run's episodes are now, if not where they were. Returns the parts for which there was
+    no room. CheckpointError, and nothing written, where there is not even room without them.
     """
     opened = open_run(run, store=store)
     recorded, block = opened.recorded(), opened.model.config.block
@@ -125,16 +126,21 @@ def ship(
         made.mkdir()
         for name in (CARD, RECORD):
             shutil.copy(run / name, made / name)
-        # Calibrated is what ships: the weights as they are in half precision.
+        # Calibrated is what ships: the weights, and what novelty is told by, as they are in half precision.
         save(made, opened.model, parts, half=True)
-        calibrate_run(made, seed=seed, training_store=store, say=say)
-        found = load(made)
-        kept = dict(found.parts)
-        save(made, found.model, kept, half=True)
+        for _ in range(2):
+            calibrate_run(made, seed=seed, training_store=store, say=say)
+            found = load(made)
+            save(made, found.model, found.parts, half=True)
+        kept, left = dict(found.parts), dict[str, nn.Module]()
         for name in _FIRST_TO_GO:
-            if (made / WEIGHTS).stat().st_size > LARGEST and kept.pop(name, None) is not None:
+            if (made / WEIGHTS).stat().st_size > LARGEST and name in kept:
                 say(f"without {name}, for which there is no room")
+                left[name] = kept.pop(name)
                 save(made, found.model, kept, half=True)
+        if (made / WEIGHTS).stat().st_size > LARGEST:
+            size = (made / WEIGHTS).stat().st_size
+            raise CheckpointError(f"{run}: at most {LARGEST:,} bytes to ship expected, got {size:,}")
         if "support" not in kept:
             card = (made / CARD).read_text("utf-8")
             (made / CARD).write_text(card.replace("Plan support: yes", "Plan support: no"), "utf-8")
@@ -143,6 +149,7 @@ def ship(
         out.mkdir(parents=True, exist_ok=True)
         for name in _SHIPPED:
             shutil.copy(made / name, out / name)
+    return left
 
 
 def _made(note: TrainRecord, command: str) -> str:

@@ -58,9 +58,9 @@ def save(folder: Path, model: WorldModel, parts: Mapping[str, nn.Module] | None 
     """Write the model and its parts into `folder`, which may hold other files; each file is whole or not there.
 
     Weights go first and a load skips those of parts that config.json does not name, so that a crash in
-    between leaves what was there before readable. half: learned values in half precision, as far as they fit into it;
-    what was measured, such as normalisation and calibration, stays as it is. Raises SpecError for a part of no
-    registered kind.
+    between leaves what was there before readable. half: learned values in half precision, as far as they fit into it,
+    and the buffers that a module names in `fitted`; what was measured, such as normalisation and calibration, stays as
+    it is. Raises SpecError for a part of no registered kind.
     """
     described: dict[str, Any] = {}
     heads: Mapping[str, Any] = parts or {}
@@ -84,8 +84,14 @@ def save(folder: Path, model: WorldModel, parts: Mapping[str, nn.Module] | None 
     folder = Path(folder)
     tensors = {_prefix(n) + k: v for n, m in modules.items() for k, v in m.state_dict().items()}
     if half:
-        learned = (_prefix(n) + k for n, m in modules.items() for k, _ in m.named_parameters())
-        tensors |= {name: _halved(tensors[name]) for name in learned}
+        learned = [_prefix(n) + k for n, m in modules.items() for k, _ in m.named_parameters()]
+        fitted = [
+            f"{where}.{k}"
+            for n, m in modules.items()
+            for where, inner in m.named_modules(prefix=_prefix(n)[:-1])
+            for k in getattr(inner, "fitted", ())
+        ]
+        tensors |= {name: _halved(tensors[name]) for name in learned + fitted}
     write_tensors(folder / WEIGHTS, tensors)
     write_json(folder / CONFIG, config)
 

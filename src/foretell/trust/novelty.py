@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ class Novelty(nn.Module):
     measured too and told less: an encoder learns to overlook what its training held constant.
     A channel with one place has the second alone.
     """
+
+    fitted: ClassVar[tuple[str, ...]] = ("placed_whiten",)
+    """Buffers, large ones, that may be kept in half precision; calibration comes after."""
 
     def __init__(self, *, channel: str, places: int, features: int) -> None:
         super().__init__()
