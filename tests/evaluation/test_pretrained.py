@@ -65,6 +65,18 @@ def test_what_does_not_ship_is_told() -> None:
     assert folder_of("two_rooms_random") == FOLDER / "two_rooms_random"
 
 
+def test_a_run_of_the_same_name_comes_first_but_no_other_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reacher").mkdir()
+    assert folder_of("reacher") == FOLDER / "reacher"
+    assert objective_of("reacher") == RECIPES["reacher"].training.objective
+    (tmp_path / "reacher" / "config.json").write_text("{}")
+    assert folder_of("reacher") == Path("reacher")
+    assert objective_of("reacher") is None
+
+
 def test_what_ships_of_a_run_is_opened_and_planned_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = TrainConfig(**{**vars(SMALL), "steps": 4, "holdout": 0.4})
     recipe = Experiment(

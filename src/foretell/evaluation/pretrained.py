@@ -66,17 +66,23 @@ def pretrained(name: str) -> Pretrained:
 
 
 def folder_of(model: str) -> Path:
-    """The folder of a run, or of the model that ships under that name; CheckpointError where it is neither."""
-    if Path(model).is_dir() or model not in names():
-        if not Path(model).is_dir():
-            raise CheckpointError(f"{model}: a run folder, or one of {', '.join(names())}, expected, there is none")
-        return Path(model)
-    return FOLDER / model
+    """The folder of a run, or of the model that ships under that name, whatever else a folder of that name holds;
+    CheckpointError where it is neither.
+    """
+    if _ships(model):
+        return FOLDER / model
+    if not Path(model).is_dir():
+        raise CheckpointError(f"{model}: a run folder, or one of {', '.join(names())}, expected, there is none")
+    return Path(model)
 
 
 def objective_of(model: str) -> ObjectiveConfig | None:
     """What the model that ships under that name was made with; None for a run, which tells it itself."""
-    return None if Path(model).is_dir() or model not in RECIPES else RECIPES[model].training.objective
+    return RECIPES[model].training.objective if _ships(model) else None
+
+
+def _ships(model: str) -> bool:
+    return model in names() and not (Path(model) / CONFIG).is_file()
 
 
 def opened(name: str, folder: Path) -> Pretrained:

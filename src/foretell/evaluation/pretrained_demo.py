@@ -19,7 +19,7 @@ from foretell.evaluation.suite import Recorded, evaluate
 from foretell.model.latents import encode_episodes
 from foretell.model.readout import Readout
 
-PROBLEMS, SHOWN, PICTURES = 20, 6, 24
+PROBLEMS, SHOWN, PICTURES = 20, 6, 60
 """Problems that are planned, those drawn step by step, and episodes recorded to draw what is imagined with."""
 
 
