@@ -106,6 +106,15 @@ def test_pushes_move_the_block_and_not_the_finger() -> None:
         assert one.state()[4:] == pytest.approx(after[4:], abs=1e-6)
 
 
+def test_a_block_that_has_left_the_field_is_pushed_back_towards_it() -> None:
+    one, rng = Simulation(Options()), np.random.default_rng(0)
+    before = np.array([250.0, 250.0, 0.0, 0.0, 640.0, 489.0, 1.0])
+    after = one.pushed(before, rng)
+    assert np.array_equal(after[:4], before[:4])
+    assert after[4] < before[4] - 20
+    assert np.linalg.norm(after[4:6] - before[4:6]) <= 60
+
+
 def test_proprioception_is_seen_where_asked_for() -> None:
     world = make("pusht", proprioception=True)
     assert [c.name for c in world.spec.observations] == ["camera", "finger"]

@@ -28,6 +28,8 @@ _REACH, _EDGE = 100.0, 20.0
 """px: the longest move, and how near to the border the finger is sent."""
 _FINGER, _MIDDLE = 15.0, 150.0
 """px: the radius of the finger, and how far from the middle the block is pushed on purpose."""
+_TRIES = 200
+"""Of places that the block is moved to by others, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,16 +124,24 @@ class Simulation:
         return bool(np.linalg.norm(state[places] - goal[places]) < NEAR_PX and abs(turned) < NEAR_ANGLE)
 
     def pushed(self, state: Array, rng: np.random.Generator) -> Array:
-        """The block 30 to 60 px elsewhere and turned by up to half a radian, apart from the finger."""
-        while True:
+        """The block 30 to 60 px elsewhere and turned by up to half a radian, apart from the finger and within the field,
+        or as nearly so as can be: walls let blocks through.
+        """
+        best, least = state, np.inf
+        for _ in range(_TRIES):
             way, moved = rng.uniform(-np.pi, np.pi), state.copy()
             moved[4:6] += rng.uniform(30, 60) * np.array([np.cos(way), np.sin(way)])
             moved[6] += rng.uniform(-0.5, 0.5)
             self.restore(moved)
             outline = self._outline()[:, 0]
-            inside = outline.min() > _EDGE and outline.max() < FIELD - _EDGE
-            if inside and np.linalg.norm(outline - state[:2], axis=1).min() > 2 * _FINGER:
-                return moved
+            outside = max(_EDGE - outline.min(), outline.max() - (FIELD - _EDGE))
+            wrong = max(outside, 2 * _FINGER - np.linalg.norm(outline - state[:2], axis=1).min())
+            if wrong < least:
+                best, least = moved, wrong
+            if wrong < 0:
+                break
+        self.restore(best)
+        return best
 
     def straight(self, state: Array, goal: Array) -> Array:
         """The finger straight to where it is to be, whatever lies between."""
