@@ -124,8 +124,8 @@ class Simulation:
         return bool(np.linalg.norm(state[places] - goal[places]) < NEAR_PX and abs(turned) < NEAR_ANGLE)
 
     def pushed(self, state: Array, rng: np.random.Generator) -> Array:
-        """The block 30 to 60 px elsewhere and turned by up to half a radian, apart from the finger and within the field,
-        or as nearly so as can be: walls let blocks through.
+        """The block 30 to 60 px elsewhere and turned by up to half a radian, apart from the finger and within the field
+        or, where walls have let it through, as near to it as can be.
         """
         best, least = state, np.inf
         for _ in range(_TRIES):
