@@ -132,7 +132,7 @@ def ship(
         made.mkdir()
         for name in (CARD, RECORD):
             shutil.copy(run / name, made / name)
-        # Calibrated is what ships: the weights, and what novelty is told by, as they are in half precision.
+        # Calibrated is what ships, as it is in half precision: the weights, then what the first calibration has fitted.
         save(made, opened.model, parts, half=True)
         for _ in range(2):
             calibrate_run(made, seed=seed, training_store=store, say=say)
@@ -144,8 +144,7 @@ def ship(
                 say(f"without {name}, for which there is no room")
                 left[name] = kept.pop(name)
                 save(made, found.model, kept, half=True)
-        if (made / WEIGHTS).stat().st_size > LARGEST:
-            size = (made / WEIGHTS).stat().st_size
+        if (size := (made / WEIGHTS).stat().st_size) > LARGEST:
             raise CheckpointError(f"{run}: at most {LARGEST:,} bytes to ship expected, got {size:,}")
         if "support" not in kept:
             card = (made / CARD).read_text("utf-8")

@@ -47,6 +47,8 @@ def weighted_distance(weights: Sequence[float]) -> Distance:
     """
     if not all(0 <= w < float("inf") for w in weights):
         raise SpecError(f"cost: weights of 0 or more expected, got {tuple(weights)}")
+    if not weights:
+        return squared_distance
     first = torch.tensor(weights)
 
     def distance(latents: Tensor, goal: Tensor) -> Tensor:
