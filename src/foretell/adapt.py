@@ -123,7 +123,7 @@ def adapt(
     if kind != "all":
         parts = dict(found.parts)
         if kind == "predictor":
-            parts = {name: part for name, part in parts.items() if name == "temporal_distance"}
+            parts = {name: part for name, part in parts.items() if name in ("temporal_distance", "actor_critic")}
         save(out, models[kind], parts)
     figures = ", ".join(f"{error:.3g} {name}" for name, error in errors.items())
     write_section(

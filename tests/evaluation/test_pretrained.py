@@ -34,6 +34,7 @@ def test_every_model_that_ships_is_small_whole_and_described(name: str) -> None:
     assert isinstance(found.parts[PART], Calibration)
     assert isinstance(found.parts["imitation.inverse_dynamics"], Imitation)
     assert ("temporal_distance" in found.parts) == (recipe.training.distance.steps > 0)
+    assert ("actor_critic" in found.parts) == (recipe.training.practice.steps > 0)
     card = (folder / "card.md").read_text()
     for part in ("## How it was made", "## What it reaches", "## How far to trust it", "## What it does not know"):
         assert part in card, part
@@ -112,6 +113,10 @@ def test_what_ships_of_a_run_is_opened_and_planned_with(tmp_path: Path, monkeypa
     assert set(left) == {"support"}
     assert set(opened("tiny", tmp_path / "smaller").parts) == set(found.parts) - {"support"}
     assert "Plan support: no" in (tmp_path / "smaller" / "card.md").read_text()
+    monkeypatch.setattr(shipped, "_FIRST_TO_GO", ("intervals",))
+    left = ship(tmp_path / RUN, tmp_path / "other", seed=0, reach=10, steps=5, cloning_steps=3, command="make it")
+    assert set(left) == {n for n in found.parts if n.startswith("intervals.")} != set()
+    assert "Intervals around: none. Plan support: yes" in (tmp_path / "other" / "card.md").read_text()
     monkeypatch.setattr(shipped, "LARGEST", 1000)
     with pytest.raises(CheckpointError, match="at most 1,000 bytes to ship expected"):
         ship(tmp_path / RUN, tmp_path / "none", seed=0, reach=10, steps=5, cloning_steps=3, command="make it")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from foretell.errors import SpecError
+from foretell.model.noise import coloured_noise
 from foretell.planning import CEM, ICEM, MPPI, Gradient, Planner, PlanningError, PlanState
-from foretell.planning.icem import coloured_noise
 from foretell.planning.mppi import path_weights
 
 PLANNERS: list[Any] = [CEM, ICEM, MPPI, Gradient]

@@ -25,7 +25,9 @@ from foretell.objective.objective import ObjectiveConfig
 from foretell.spec import ActionSpec, Channel, Episode, Spec
 from foretell.training import TrainConfig, TrainRecord, train
 from foretell.training.log import read_log
+from foretell.training.practice import Practice
 from foretell.training.refine import Refine
+from foretell.training.temporal import DistanceFit
 from tests.training.samples import SMALL, SPEC, STILL, write_store
 
 TIMES = ("seconds", "frames_per_second")
@@ -209,6 +211,22 @@ def test_without_actions_the_predictor_is_refined_too_and_no_distance_is_learned
     assert not load(tmp_path / "refined").parts
 
 
+def test_practice_is_part_of_the_run_and_of_going_on_with_it(store, tmp_path):
+    practice = Practice(steps=2, batch=8, horizon=2, candidates=16, width=8, depth=1, weights=(1.0, 0.5), near=(2.0,))
+    config = dataclasses.replace(SMALL, practice=practice, distance=DistanceFit(steps=0))
+    train(store, tmp_path / "whole", config)
+    made = load(tmp_path / "whole").parts
+    assert made.keys() == {"actor_critic"}
+    out = tmp_path / "stopped"
+    interrupted(store, out, config)
+    train(store, out, config, resume=True)
+    again = load(out).parts["actor_critic"].state_dict()
+    assert all(torch.equal(v, again[n]) for n, v in made["actor_critic"].state_dict().items())
+    still = write_store(tmp_path / "still", STILL)
+    train(still, tmp_path / "without", config)
+    assert not load(tmp_path / "without").parts
+
+
 def test_a_finished_run_is_returned_as_it_is(store, tmp_path):
     out = tmp_path / "run"
     train(store, out, SMALL)
@@ -345,6 +363,10 @@ def test_settings_survive_json():
     assert config.differences(SMALL) == ["objective.ema: 0.5 expected, got 0.0"]
     assert SMALL.differences(dataclasses.replace(SMALL, log_steps=3)) == []
     assert TrainConfig(objective=ObjectiveConfig(spread="state"), batch=3).group == 1
+    practised = dataclasses.replace(SMALL, practice=Practice(steps=3, weights=(1.0, 0.5)))
+    assert TrainConfig.from_json(json.loads(json.dumps(practised.to_json()))) == practised
+    earlier = {name: value for name, value in SMALL.to_json().items() if name != "practice"}
+    assert TrainConfig.from_json(earlier) == SMALL
 
 
 SCRIPT = """

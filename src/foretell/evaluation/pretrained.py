@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,8 @@ LARGEST = 8 * 2**20
 """Bytes of weights that ship at most."""
 _SHIPPED = (CONFIG, WEIGHTS, CARD)
 _MADE, _REACHES = "## How it was made", "## What it reaches"
-_FIRST_TO_GO = ("support", f"{IMITATION}.cloning")
+_FIRST_TO_GO = ("support", f"{IMITATION}.cloning", "intervals")
+"""Parts, or kinds of them, that are left out where there is no room, until there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,8 @@ def ship(
     """
     opened = open_run(run, store=store)
     recorded, block = opened.recorded(), opened.model.config.block
-    parts = {n: p for n, p in opened.parts.items() if n == "temporal_distance" or n.startswith("readout.")}
+    heads = ("temporal_distance", "actor_critic")
+    parts = {n: p for n, p in opened.parts.items() if n in heads or n.startswith("readout.")}
     say("fitting inverse dynamics")
     dynamics = fit_inverse_dynamics(
         opened.model,
@@ -139,16 +142,19 @@ def ship(
             found = load(made)
             save(made, found.model, found.parts, half=True)
         kept, left = dict(found.parts), dict[str, nn.Module]()
-        for name in _FIRST_TO_GO:
-            if (made / WEIGHTS).stat().st_size > LARGEST and name in kept:
+        for name in [n for first in _FIRST_TO_GO for n in found.parts if n == first or n.startswith(f"{first}.")]:
+            if (made / WEIGHTS).stat().st_size > LARGEST:
                 say(f"without {name}, for which there is no room")
                 left[name] = kept.pop(name)
                 save(made, found.model, kept, half=True)
         if (size := (made / WEIGHTS).stat().st_size) > LARGEST:
             raise CheckpointError(f"{run}: at most {LARGEST:,} bytes to ship expected, got {size:,}")
-        if "support" not in kept:
-            card = (made / CARD).read_text("utf-8")
-            (made / CARD).write_text(card.replace("Plan support: yes", "Plan support: no"), "utf-8")
+        card = (made / CARD).read_text("utf-8")
+        if "support" in left:
+            card = card.replace("Plan support: yes", "Plan support: no")
+        if any(name.startswith("intervals") for name in left):
+            card = re.sub(r"Intervals around: [^.]*\.", "Intervals around: none.", card)
+        (made / CARD).write_text(card, "utf-8")
         write_section(made / CARD, _MADE, _made(opened.note, command))
         write_section(made / CARD, _REACHES, "Not measured yet.")
         out.mkdir(parents=True, exist_ok=True)

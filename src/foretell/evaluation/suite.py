@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from foretell.evaluation.forecast import Forecasts, forecast
 from foretell.evaluation.plan_support import LEVEL, Leaving, plans_that_leave
 from foretell.evaluation.protocols import Outcome, Policy, replan_times, run_controller, run_policy
 from foretell.evaluation.trust import SUPPORT
+from foretell.model.actor_critic import ActorCritic
 from foretell.model.distance import TemporalDistance
 from foretell.model.imitation import Imitation
 from foretell.model.readout import Readout
@@ -25,7 +26,7 @@ from foretell.model.world_model import WorldModel
 from foretell.planning import ICEM, Controller, ControllerConfig, Planner, weighted_distance
 from foretell.planning.adaptation import Adaptation
 from foretell.planning.guard import Guard
-from foretell.planning.proposals import imitated
+from foretell.planning.proposals import imitated, practised
 from foretell.readout import fit_readout
 from foretell.trust.conformal import needed
 from foretell.trust.support import KINDS, Support
@@ -166,18 +167,24 @@ def controller_for(
     guard: Guard | None = None,
     adaptation: Adaptation | None = None,
 ) -> Controller:
-    """The controller that is evaluated: plans by the run's temporal distance, or by the squared one without it, and
-    searches among actions as large as those that were recorded, beginning with those imitated if it is to.
+    """The controller that is evaluated: plans by what the run's critic says, beginning with what its actor does;
+    without them by the run's temporal distance, or by the squared one without it, beginning with what is imitated if it
+    is to. Searches are among actions as large as those that were recorded.
     """
     distance, dynamics = parts.get("temporal_distance"), parts.get(f"{IMITATION}.inverse_dynamics")
-    propose = None
-    if config.imitate and isinstance(dynamics, Imitation):
-        propose = imitated(model, dynamics, config.controller.horizon)
+    critic, settings = parts.get("actor_critic"), config.controller
+    propose, far = None, distance if isinstance(distance, TemporalDistance) else weighted_distance(config.weights)
+    if isinstance(critic, ActorCritic):
+        propose, far = practised(model, critic, settings.horizon), critic.along
+        # The critic itself says what comes after a plan, and that being there once is enough.
+        settings = replace(settings, terminal=1.0, discount=1.0, nearest=0.0)
+    elif config.imitate and isinstance(dynamics, Imitation):
+        propose = imitated(model, dynamics, settings.horizon)
     return Controller(
         model,
         config.planner,
-        config.controller,
-        distance=distance if isinstance(distance, TemporalDistance) else weighted_distance(config.weights),
+        settings,
+        distance=far,
         propose=propose,
         guard=guard,
         adaptation=adaptation,

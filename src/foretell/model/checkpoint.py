@@ -38,6 +38,7 @@ PARTS: dict[str, str] = {
     "departures": "foretell.trust.departures:Departures",
     "overlap": "foretell.trust.overlap:Overlap",
     "imitation": "foretell.model.imitation:Imitation",
+    "actor_critic": "foretell.model.actor_critic:ActorCritic",
 }
 """Heads that may travel with a model, by kind; a part is named `KIND`, or `KIND.NAME` where there may be several.
 

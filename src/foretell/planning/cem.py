@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from foretell.errors import SpecError
+from foretell.model.noise import noise
 from foretell.planning.planner import (
     Best,
     Cost,
@@ -16,7 +17,6 @@ from foretell.planning.planner import (
     cheapest,
     copied,
     mean_and_deviation,
-    noise,
     offered,
     score,
     settle,

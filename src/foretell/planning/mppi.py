@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from foretell.errors import SpecError
-from foretell.planning.planner import Best, Cost, Plan, PlanState, copied, noise, offered, score, settle
+from foretell.model.noise import noise
+from foretell.planning.planner import Best, Cost, Plan, PlanState, copied, offered, score, settle
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,11 +135,6 @@ def copied(generator: torch.Generator) -> torch.Generator:
     return copy
 
 
-def noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    """Standard normal values, drawn where the generator lives, with the type and device of `like`."""
-    return torch.randn(shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
-
-
 def offered(state: PlanState, at_most: int) -> list[Tensor]:
     """The warm start and the proposals as candidates within bounds, one (B, n, K, A) tensor each.
 

@@ -1,11 +1,14 @@
-"""Plans to begin a search with: what a policy by imitation would do."""
+"""Plans to begin a search with: what a policy by imitation, or one that has practised, would do."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from foretell.errors import SpecError
+from foretell.model.actor_critic import ActorCritic
 from foretell.model.imitation import Imitation
 from foretell.model.world_model import WorldModel
 from foretell.planning.controller import Propose
@@ -26,6 +29,17 @@ def imitated(model: WorldModel, imitation: Imitation, horizon: int) -> Propose:
             f"proposals: inverse dynamics of {block} raw actions of {size} on the model's latents expected, got"
             f" {imitation.config}"
         )
+    return _acting(model, imitation, horizon)
+
+
+def practised(model: WorldModel, actor_critic: ActorCritic, horizon: int) -> Propose:
+    """The same of an actor that has practised in the model's imagination."""
+    return _acting(model, actor_critic.act, horizon)
+
+
+def _acting(model: WorldModel, act: Callable[[Tensor, Tensor], Tensor], horizon: int) -> Propose:
+    """act: latents (B, N, D) and goals (B, N, D) -> a block of normalised actions (B, block * A)."""
+    block, size = model.config.block, model.spec.action.size
     low, high = (
         torch.tensor(ends, dtype=torch.float32).repeat(block)
         for ends in (model.spec.action.low, model.spec.action.high)
@@ -41,7 +55,7 @@ def imitated(model: WorldModel, imitation: Imitation, horizon: int) -> Propose:
                 context = torch.cat([context, after], dim=1)[:, -model.config.history :]
                 past = torch.cat([past, plan[-1][:, None]], dim=1)
                 past = past[:, past.shape[1] - context.shape[1] + 1 :]
-            told = model.raw_actions(imitation(context[:, -1], goal))
+            told = model.raw_actions(act(context[:, -1], goal))
             plan.append(told.clamp(low.to(told), high.to(told)))
         return torch.stack(plan, dim=1)[:, None]
 

@@ -14,6 +14,7 @@ from foretell.errors import SpecError, require_whole
 from foretell.model.world_model import ModelConfig
 from foretell.objective.objective import ObjectiveConfig
 from foretell.training.gains import parse
+from foretell.training.practice import Practice
 from foretell.training.refine import Refine
 from foretell.training.temporal import DistanceFit
 
@@ -25,6 +26,7 @@ _NESTED: dict[str, Any] = {
     "objective": ObjectiveConfig,
     "refine": Refine,
     "distance": DistanceFit,
+    "practice": Practice,
 }
 
 FREE = ("checkpoint_seconds", "checkpoint_steps", "log_steps", "tracker")
@@ -43,9 +45,11 @@ class TrainConfig:
     """A second training of the predictor alone, on the trained encoder's latents."""
     distance: DistanceFit = field(default_factory=DistanceFit)
     """The temporal distance that plans are made with, learned when the model is."""
+    practice: Practice = field(default_factory=Practice)
+    """An actor and a critic that plans are made with, learned last, in the model's imagination."""
     frozen_states: int = 500_000
-    """Recorded steps, at most, whose latents refinement and distance are learned on; whole episodes are left out
-    beyond. More show more of where what follows changes abruptly."""
+    """Recorded steps, at most, whose latents refinement, distance and practice are learned on; whole episodes are left
+    out beyond. More show more of where what follows changes abruptly."""
     steps: int = 800
     """Optimiser steps."""
     batch: int = 64
@@ -124,7 +128,8 @@ class TrainConfig:
         """The inverse of `to_json`; SpecError for unknown settings and wrong values."""
         try:
             rest = {key: value for key, value in data.items() if key not in _NESTED}
-            nested = {name: kind(**data[name]) for name, kind in _NESTED.items()}
+            # Runs of before there was practice do not name it.
+            nested = {name: kind(**{"practice": {}, **data}[name]) for name, kind in _NESTED.items()}
             return TrainConfig(**nested, **rest)
         except (TypeError, KeyError) as error:
             raise SpecError(f"training: not a configuration: {error}") from error

@@ -33,6 +33,7 @@ from foretell.training.config import TrainConfig, resolve_precision
 from foretell.training.distribution import Ranks, joined
 from foretell.training.gains import check, parse, scaled
 from foretell.training.log import Log, require
+from foretell.training.practice import practise
 from foretell.training.record import TrainRecord, describe
 from foretell.training.refine import refine_predictor
 from foretell.training.schedule import learning_rate, split
@@ -228,8 +229,8 @@ class _Training:
     def _finish(self, model: WorldModel) -> dict[str, nn.Module]:
         """What is learned on the latents of the episodes trained on: the predictor anew, in place, and the heads."""
         config = self.config
-        plans = bool(model.spec.action.size and config.distance.steps)
-        if not (config.refine.steps or plans):
+        acts = bool(model.spec.action.size)
+        if not (config.refine.steps or (acts and (config.distance.steps or config.practice.steps))):
             return {}
         store, episodes = self.windows.store, self.run_record.training
         wanted = max(1, round(len(episodes) * min(1.0, config.frozen_states / store.lengths[episodes].sum())))
@@ -239,10 +240,14 @@ class _Training:
         stretches = (slice(cache.starts[i], cache.starts[i] + store.lengths[i] - 1) for i in some)
         actions = [torch.from_numpy(cache.values[ACTION][stretch]) for stretch in stretches]
         refine_predictor(model, latents, actions, config.refine, seed=config.seed)
-        if not plans:
-            return {}
-        distance = fit_distance(model, latents, actions, config.distance, seed=config.seed)
-        return {"temporal_distance": distance.to(model.device)}
+        heads: dict[str, nn.Module] = {}
+        if acts and config.distance.steps:
+            distance = fit_distance(model, latents, actions, config.distance, seed=config.seed)
+            heads["temporal_distance"] = distance.to(model.device)
+        if acts and config.practice.steps:
+            fast = resolve_precision("auto", model.device) == "bfloat16"
+            heads["actor_critic"] = practise(model, latents, actions, config.practice, seed=config.seed, fast=fast)
+        return heads
 
     def _steps(self, on_step: OnStep | None, log: Log | None, stopped: threading.Event) -> None:
         config, first = self.config, self.progress.step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,21 +60,22 @@ def refine_predictor(
     if not total or not len(starts):
         return
     # An episode's last step leads nowhere: a row of zeros keeps actions and latents in step.
-    flat = torch.cat(list(latents))
+    flat = torch.cat(list(latents)).to(model.device)
     acts = torch.cat(
         [torch.cat([a[: len(z) - 1], a.new_zeros(1, a.shape[1])]) for z, a in zip(latents, actions, strict=True)]
-    )
+    ).to(model.device)
+    along = functools.partial(torch.arange, device=model.device)
     generator = torch.Generator().manual_seed(seed)
     predictor = model.predictor.train().requires_grad_(True)
     optimiser = torch.optim.AdamW(predictor.parameters(), lr=config.learning_rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: _share(k, total))
     for done in range(total):
         blocks = 1 if done < config.single else config.blocks
-        at = starts[torch.randint(len(starts), (config.batch,), generator=generator)][:, None]
-        context = flat[at + torch.arange(-before, 1, block)].to(model.device)
-        past = acts[at + torch.arange(-before, 0)].reshape(len(at), history - 1, width).to(model.device)
-        plan = acts[at + torch.arange(blocks * block)].reshape(len(at), blocks, width).to(model.device)
-        wanted = flat[at + torch.arange(block, blocks * block + 1, block)].to(model.device)
+        at = starts[torch.randint(len(starts), (config.batch,), generator=generator)].to(model.device)[:, None]
+        context = flat[at + along(-before, 1, block)]
+        past = acts[at + along(-before, 0)].reshape(len(at), history - 1, width)
+        plan = acts[at + along(blocks * block)].reshape(len(at), blocks, width)
+        wanted = flat[at + along(block, blocks * block + 1, block)]
         told = model.rollout(context, past, plan[:, None])[:, 0]
         # Twice Huber's: as the squared error where errors are small.
         loss = 2 * huber_loss(told, wanted, delta=config.huber) if config.huber else mse_loss(told, wanted)
