@@ -10,6 +10,7 @@ import torch
 
 from foretell.adapt import Adapt, _foretold, adapt
 from foretell.errors import CheckpointError, DataError, SpecError
+from foretell.model.actor_critic import ActorCritic, ActorCriticConfig
 from foretell.model.checkpoint import load, save
 from foretell.training import TrainRecord, train
 from tests.end_to_end.runs import content
@@ -113,3 +114,22 @@ def test_what_does_not_fit_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="better"):
         Adapt(better=1.0)
     assert not (tmp_path / "out").exists()
+
+
+def test_who_has_practised_practises_on(run: Path, tmp_path: Path) -> None:
+    practised, found = tmp_path / "practised", load(run)
+    heads = ActorCritic(ActorCriticConfig(latent=8, action=4, width=8, depth=1, scale=0.7, weights=(2.0,)))
+    practised.mkdir()
+    for name in ("train.json", "card.md"):
+        (practised / name).write_bytes((run / name).read_bytes())
+    save(practised, found.model, {**found.parts, "actor_critic": heads})
+    now = write_store(tmp_path / "now", episodes=4)
+    parts = {}
+    for steps in (0, 1):
+        adapt(practised, now, tmp_path / f"after{steps}", replace(QUICK, practice=steps))
+        parts[steps] = load(tmp_path / f"after{steps}").parts
+        assert parts[steps].keys() == {"temporal_distance", "actor_critic"}
+        assert parts[steps]["actor_critic"].to_json() == heads.to_json()
+    before, after = (dict(parts[steps]["actor_critic"].named_parameters()) for steps in (0, 1))
+    assert all(torch.equal(v, before[k]) for k, v in heads.named_parameters())
+    assert any(not torch.equal(v, after[k]) for k, v in heads.named_parameters())

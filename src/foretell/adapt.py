@@ -15,6 +15,7 @@ from torch import Tensor
 from foretell.episodes.cache import ACTION, Cache
 from foretell.episodes.store import EpisodeStore
 from foretell.errors import SpecError, require_whole
+from foretell.model.actor_critic import ActorCritic
 from foretell.model.checkpoint import load, save
 from foretell.model.latents import encode_episodes
 from foretell.model.world_model import WorldModel
@@ -23,6 +24,7 @@ from foretell.training import TrainConfig, TrainRecord, train
 from foretell.training.card import NAME as CARD
 from foretell.training.card import write_section
 from foretell.training.loop import OnStep
+from foretell.training.practice import Practice, practise
 from foretell.training.record import NAME as RECORD
 from foretell.training.refine import Refine, refine_predictor
 from foretell.training.temporal import DistanceFit
@@ -45,6 +47,8 @@ class Adapt:
     """Steps of the predictor alone, afterwards."""
     distance: int = 2000
     """Steps in which the temporal distance is learned anew, where the model has one."""
+    practice: int = 20
+    """Steps in which an actor and a critic practise on, 256 ways each, where the model has them."""
     holdout: float = 0.1
     """Share of the episodes kept for evaluation and calibration."""
     better: float | None = 0.1
@@ -53,7 +57,7 @@ class Adapt:
 
     def __post_init__(self) -> None:
         require_whole("adaptation", self, 1, "steps", "batch")
-        require_whole("adaptation", self, 0, "refine", "distance")
+        require_whole("adaptation", self, 0, "refine", "distance", "practice")
         if self.better is not None and not 0 <= self.better < 1:
             raise SpecError(f"adaptation: better must be from 0 to below 1, or None, got {self.better!r}")
 
@@ -86,11 +90,11 @@ def adapt(
     """Train the model of a run or checkpoint folder further on episodes of the world as it is now, into the run `out`.
 
     It begins with the weights and the normalisation that it has, and learns by the objective that it was made with,
-    or by `objective`; its temporal distance is learned anew. Beside it stands the model with its predictor alone
-    refined on the same episodes, enough where what is seen has not changed. Of both, that is kept which foretells the
-    episodes held out better; or the model as it was, with all its heads, where neither does clearly (see
-    `Adapt.better`). Readouts and trust are else left to `calibrate`: they were fitted to latents and episodes as these
-    were. Errors as in `train`.
+    or by `objective`; its temporal distance is learned anew, its actor and critic practise on. Beside it stands the
+    model with its predictor alone refined on the same episodes, enough where what is seen has not changed. Of both,
+    that is kept which foretells the episodes held out better; or the model as it was, with all its heads, where
+    neither does clearly (see `Adapt.better`). Readouts and trust are else left to `calibrate`: they were fitted to
+    latents and episodes as these were. Errors as in `train`.
     """
     config, found = config or Adapt(), load(model)
     if objective is None:
@@ -120,6 +124,10 @@ def adapt(
         models |= {"as it was": found.model, "predictor": _refined(found.model, store, record.training, config, seed)}
     errors = {kind: _foretold(one, store, record.held_out) for kind, one in models.items()}
     kind = _best(errors, config.better)
+    practised = found.parts.get("actor_critic")
+    if kind == "all" and isinstance(practised, ActorCritic):
+        heads = {"actor_critic": _practised(models["all"], practised, store, record.training, config.practice, seed)}
+        save(out, models["all"], {**load(out).parts, **heads})
     if kind != "all":
         parts = dict(found.parts)
         if kind == "predictor":
@@ -150,6 +158,17 @@ def _refined(model: WorldModel, store: EpisodeStore, episodes: Sequence[int], co
     actions = [_actions(cache, i, len(z)) for i, z in zip(episodes, latents, strict=True)]
     refine_predictor(made, latents, actions, Refine(steps=3 * config.refine, learning_rate=3e-4), seed=seed)
     return made
+
+
+def _practised(
+    model: WorldModel, before: ActorCritic, store: EpisodeStore, episodes: Sequence[int], steps: int, seed: int
+) -> ActorCritic:
+    """What has practised before, after some more practice in what the model imagines now."""
+    cache = Cache(store)
+    latents = encode_episodes(model, store, episodes, cache=cache)
+    actions = [_actions(cache, i, len(z)) for i, z in zip(episodes, latents, strict=True)]
+    more = replace(Practice.of(before.config), steps=steps, batch=256)
+    return practise(model, latents, actions, more, seed=seed, init=before)
 
 
 def _actions(cache: Cache, episode: int, length: int) -> Tensor:

@@ -69,19 +69,17 @@ class Practice:
 
     def actor_critic(self, model: WorldModel, latent: int) -> ActorCriticConfig:
         """The sizes of what is learned for this model, whose latents have so many values."""
-        return ActorCriticConfig(
-            latent=latent,
-            action=model.action_size,
-            width=self.width,
-            depth=self.depth,
-            scale=self.scale,
-            weights=self.weights,
-            near=self.near,
-            hurry=self.hurry,
-            discount=self.discount,
-        )
+        shared = {name: getattr(self, name) for name in _SHARED}
+        return ActorCriticConfig(latent=latent, action=model.action_size, **shared)
+
+    @staticmethod
+    def of(config: ActorCriticConfig) -> Practice:
+        """By which such an actor and critic may practise on; 0 steps."""
+        return Practice(**{name: getattr(config, name) for name in _SHARED})
 
 
+_SHARED = ("width", "depth", "scale", "weights", "near", "hurry", "discount")
+"""Settings of practice that are those of what is learned."""
 _ELITES = 8
 """Of a round of a search, around which the next one looks."""
 _DEVIATION, _BETA, _LEAST = 1.0, 2.0, 0.02
