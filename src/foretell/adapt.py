@@ -153,10 +153,10 @@ def _best(errors: Mapping[Kind, float], better: float | None) -> Kind:
 
 def _refined(model: WorldModel, store: EpisodeStore, episodes: Sequence[int], config: Adapt, seed: int) -> WorldModel:
     """A copy whose predictor has learned from these episodes' latents as they are, for `Adapt.refine` steps thrice."""
-    made, cache = copy.deepcopy(model), Cache(store)
-    latents = encode_episodes(made, store, episodes, cache=cache)
-    actions = [_actions(cache, i, len(z)) for i, z in zip(episodes, latents, strict=True)]
-    refine_predictor(made, latents, actions, Refine(steps=3 * config.refine, learning_rate=3e-4), seed=seed)
+    made = copy.deepcopy(model)
+    refine_predictor(
+        made, *_encoded(made, store, episodes), Refine(steps=3 * config.refine, learning_rate=3e-4), seed=seed
+    )
     return made
 
 
@@ -164,17 +164,17 @@ def _practised(
     model: WorldModel, before: ActorCritic, store: EpisodeStore, episodes: Sequence[int], steps: int, seed: int
 ) -> ActorCritic:
     """What has practised before, after some more practice in what the model imagines now."""
+    more = replace(Practice.of(before.config), steps=steps, batch=256)
+    return practise(model, *_encoded(model, store, episodes), more, seed=seed, init=before)
+
+
+def _encoded(model: WorldModel, store: EpisodeStore, episodes: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Latents (steps, N, D) and actions (steps - 1, A), raw units, of each episode."""
     cache = Cache(store)
     latents = encode_episodes(model, store, episodes, cache=cache)
-    actions = [_actions(cache, i, len(z)) for i, z in zip(episodes, latents, strict=True)]
-    more = replace(Practice.of(before.config), steps=steps, batch=256)
-    return practise(model, latents, actions, more, seed=seed, init=before)
-
-
-def _actions(cache: Cache, episode: int, length: int) -> Tensor:
-    """(length - 1, A) of an episode, raw units."""
-    first = int(cache.starts[episode])
-    return torch.from_numpy(cache.values[ACTION][first : first + length - 1].copy()).float()
+    firsts = [int(cache.starts[i]) for i in episodes]
+    stretches = (cache.values[ACTION][f : f + len(z) - 1] for f, z in zip(firsts, latents, strict=True))
+    return latents, [torch.from_numpy(stretch.copy()).float() for stretch in stretches]
 
 
 @torch.no_grad()
@@ -182,13 +182,11 @@ def _foretold(model: WorldModel, store: EpisodeStore, episodes: Sequence[int]) -
     """Squared error of latents foretold `_BLOCKS` ahead, as a share of that of no change."""
     block, history, size = model.config.block, model.config.history, model.action_size
     before, after = (history - 1) * block, _BLOCKS * block
-    cache = Cache(store)
     wrong = moved = 0.0
-    for i, z in zip(episodes, encode_episodes(model.eval(), store, episodes, cache=cache), strict=True):
+    for z, actions in zip(*_encoded(model.eval(), store, episodes), strict=True):
         at = torch.arange(before, len(z) - after, block)[:, None]
         if not len(at):
             continue
-        actions = _actions(cache, i, len(z))
         past = actions[at + torch.arange(-before, 0)].reshape(len(at), history - 1, size)
         plan = actions[at + torch.arange(after)].reshape(len(at), 1, _BLOCKS, size)
         context = z[at + torch.arange(-before, 1, block)]

@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from foretell.errors import DataError, SpecError
 from foretell.model.world_model import ModelConfig, WorldModel
 from foretell.spec import ActionSpec, Channel, Spec
+from foretell.training import TrainConfig
 from foretell.training.practice import Practice, _States, practise
+from tests.training.samples import Exact
 
 SPEC = Spec(
     observations=(Channel(name="place", kind="vector", shape=(2,)),),
@@ -30,26 +32,17 @@ def moved(place: Tensor, action: Tensor) -> Tensor:
     return torch.stack([x, to[..., 1]], dim=-1)
 
 
-class Known(nn.Module):
-    """Predicts what happens, exactly."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter = nn.Linear(1, 1)
-
-    def forward(self, latents: Tensor, actions: Tensor, present: Tensor) -> Tensor:
-        """One block of two steps."""
-        place = latents[..., -1, :]
-        # Actions come normalised: by half their bound.
-        for a in 0.25 * actions[..., -1, :2], 0.25 * actions[..., -1, 2:]:
-            place = moved(place, a)
-        return place
+def follows(place: Tensor, actions: Tensor) -> Tensor:
+    """One block of two steps. Actions come normalised: by half their bound."""
+    for a in 0.25 * actions[..., :2], 0.25 * actions[..., 2:]:
+        place = moved(place, a)
+    return place
 
 
 def world(history: int = 1) -> WorldModel:
     model = WorldModel(SPEC, ModelConfig(latent=2, block=2, history=history, features=4, width=4, depth=1))
     model.get_buffer("scale_action").fill_(0.25)
-    model.predictor = Known()  # type: ignore[assignment]
+    model.predictor = Exact(follows)  # type: ignore[assignment]
     return model
 
 
@@ -175,3 +168,12 @@ def test_what_cannot_be_practised_is_told() -> None:
 def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(SpecError, match=f"practice: .*{name}"):
         Practice(**{name: value})  # type: ignore[arg-type]
+
+
+def test_what_is_asked_for_is_checked_before_anything_is_trained() -> None:
+    with pytest.raises(SpecError, match=r"hurry in \[0, 1\]"):
+        Practice(hurry=1.5)
+    with pytest.raises(SpecError, match="near: numbers of 0 or more"):
+        Practice(near=(-1.0,))
+    with pytest.raises(SpecError, match="weights: at most 2 numbers"):
+        TrainConfig(model=ModelConfig(latent=2), practice=Practice(weights=(1.0,) * 3))

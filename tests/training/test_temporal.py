@@ -9,12 +9,13 @@ import pytest
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
-from torch import Tensor, nn
+from torch import Tensor
 
 from foretell.errors import DataError, SpecError
 from foretell.model.world_model import ModelConfig, WorldModel
 from foretell.spec import ActionSpec, Channel, Spec
 from foretell.training.temporal import DistanceFit, fit_distance
+from tests.training.samples import Exact
 
 SPEC = Spec(
     observations=(Channel(name="place", kind="vector", shape=(2,), fields=("x", "y"), units=("m", "m")),),
@@ -38,20 +39,9 @@ def latent(place: Tensor) -> Tensor:
     return torch.cat([place, ((place[..., :1] - 3) / 0.5).clamp(-1, 1)], dim=-1)
 
 
-class Known(nn.Module):
-    """Predicts what happens, exactly."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter = nn.Linear(1, 1)
-
-    def forward(self, latents: Tensor, actions: Tensor, present: Tensor) -> Tensor:
-        return latent(moved(latents[..., -1, :2], actions[..., -1, :]))
-
-
 def world() -> WorldModel:
     model = WorldModel(SPEC, ModelConfig(latent=3, block=1, features=4, width=4, depth=1))
-    model.predictor = Known()  # type: ignore[assignment]
+    model.predictor = Exact(lambda z, a: latent(moved(z[..., :2], a)))  # type: ignore[assignment]
     return model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from foretell.evaluation.experiment import Experiment
 from foretell.evaluation.recipes import RECIPES
 from foretell.evaluation.runs import open_run
 from foretell.evaluation.suite import IMITATION
-from foretell.evaluation.trust import calibrate_run
+from foretell.evaluation.trust import calibrate_run, tell
 from foretell.model.checkpoint import CONFIG, WEIGHTS, load, save
 from foretell.model.world_model import WorldModel
 from foretell.objective.objective import ObjectiveConfig
@@ -138,7 +137,7 @@ def ship(
         # Calibrated is what ships, as it is in half precision: the weights, then what the first calibration has fitted.
         save(made, opened.model, parts, half=True)
         for _ in range(2):
-            calibrate_run(made, seed=seed, training_store=store, say=say)
+            calibrated = calibrate_run(made, seed=seed, training_store=store, say=say)
             found = load(made)
             save(made, found.model, found.parts, half=True)
         kept, left = dict(found.parts), dict[str, nn.Module]()
@@ -149,12 +148,7 @@ def ship(
                 save(made, found.model, kept, half=True)
         if (size := (made / WEIGHTS).stat().st_size) > LARGEST:
             raise CheckpointError(f"{run}: at most {LARGEST:,} bytes to ship expected, got {size:,}")
-        card = (made / CARD).read_text("utf-8")
-        if "support" in left:
-            card = card.replace("Plan support: yes", "Plan support: no")
-        if any(name.startswith("intervals") for name in left):
-            card = re.sub(r"Intervals around: [^.]*\.", "Intervals around: none.", card)
-        (made / CARD).write_text(card, "utf-8")
+        tell(made, found.model, kept, Path(calibrated["store"]), calibrated["episodes"])
         write_section(made / CARD, _MADE, _made(opened.note, command))
         write_section(made / CARD, _REACHES, "Not measured yet.")
         out.mkdir(parents=True, exist_ok=True)

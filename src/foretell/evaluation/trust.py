@@ -105,7 +105,7 @@ def calibrate_run(
         if both is not None:
             parts |= {f"intervals.{channel}": both[0], f"departures.{channel}": both[1]}
     save(run, found.model, {**found.parts, **parts})
-    write_calibration(run, found.model, _told({**found.parts, **parts}, made, own, len(episodes)))
+    tell(run, found.model, {**found.parts, **parts}, own.path, len(episodes))
     return {
         "run": str(run),
         "store": str(own.path),
@@ -117,17 +117,20 @@ def calibrate_run(
     }
 
 
-def _told(parts: Mapping[str, nn.Module], made: Calibration, store: EpisodeStore, episodes: int) -> list[str]:
-    """What a model card says of a calibration."""
+def tell(run: Path, model: WorldModel, parts: Mapping[str, nn.Module], store: Path, episodes: int) -> None:
+    """Say on the run's card how far these parts are calibrated, on so many episodes of a store."""
+    made = parts[PART]
+    assert isinstance(made, Calibration)
     around = [f"{p.channel}, up to {max(p.horizons)} steps ahead" for p in parts.values() if isinstance(p, Intervals)]
     read = [p.channel for p in parts.values() if isinstance(p, Readout | Departures)]
-    return [
-        f"Calibrated on {episodes:,} episodes of {store.path.resolve().name}, the shortest of {made.length:,} steps."
+    said = [
+        f"Calibrated on {episodes:,} episodes of {store.resolve().name}, the shortest of {made.length:,} steps."
         f" Alarms may be set to a share of false ones of {made.lowest:.2g} or more; the share is kept for episodes like"
         " these, and nothing is said of others. Calibrate anew where the world has changed.",
         f"Readouts: {', '.join(read) or 'none'}. Intervals around: {'; '.join(around) or 'none'}. Plan support:"
         f" {'yes' if SUPPORT in parts else 'no'}.",
     ]
+    write_calibration(run, model, said)
 
 
 def _apart(episodes: Sequence[int], level: float | None, seed: int) -> tuple[list[int], list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -14,42 +14,67 @@ from foretell.model.predictor import ResidualBlock
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCriticConfig:
-    """Sizes, and what is asked for.
+class Sought:
+    """What is asked for on a way, and the sizes of who is to know it."""
+
+    width: int = 256
+    """Width of both networks."""
+    depth: int = 2
+    """Residual blocks of both networks."""
+    scale: float = 0.2
+    """How near is near: a difference of two latents, in one value of weight 1, that costs half of what the largest
+    does; twice that far away one has not arrived."""
+    weights: tuple[float, ...] = ()
+    """Of the differences of a latent's first values in what being elsewhere costs; the others count with 1."""
+    near: tuple[float, ...] = ()
+    """The same in whether one has arrived."""
+    hurry: float = 0.5
+    """Share of a block's cost that is the same wherever one is, until one has arrived."""
+    discount: float = 0.97
+    """Of each block."""
+
+    def __post_init__(self) -> None:
+        require_whole("actor-critic", self, 1, "width", "depth")
+        for name in ("weights", "near"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self.require_fits()
+        if not (self.scale > 0 and 0 <= self.hurry <= 1 and 0 < self.discount < 1):
+            raise SpecError(
+                "actor-critic: scale above 0, hurry in [0, 1] and discount in (0, 1) expected, got"
+                f" {self.scale}, {self.hurry} and {self.discount}"
+            )
+
+    def require_fits(self, latent: int | None = None) -> None:
+        """SpecError where weights are negative, or more than a latent, where one is named, has values."""
+        for name in ("weights", "near"):
+            values = getattr(self, name)
+            if (latent is not None and len(values) > latent) or not all(0 <= w < float("inf") for w in values):
+                most = "" if latent is None else f"at most {latent} "
+                raise SpecError(f"actor-critic: {name}: {most}numbers of 0 or more expected, got {values}")
+
+    def sought(self) -> dict[str, Any]:
+        """These settings, of whatever has them."""
+        return {field.name: getattr(self, field.name) for field in fields(Sought)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig(Sought):
+    """The same for one model.
 
     latent: N * D values of what is seen, and as many of what is wanted. action: values of a block of actions.
-    width, depth: of both networks. bound: the largest action, in standard deviations of the recorded ones.
-    scale: a difference between two latents that costs half of what the largest does, if it counts with weight 1.
-    weights: of the differences of a latent's first values in what being elsewhere costs; the others count with 1.
-    near: the same in whether one has arrived; twice the scale away, all in all, one has not.
-    hurry: share of a step's cost that depends on arriving alone, not on how far away one is. discount: of a block.
+    bound: the largest action, in standard deviations of the recorded ones.
     """
 
     latent: int
     action: int
-    width: int = 256
-    depth: int = 2
     bound: float = 3.0
-    scale: float = 0.2
-    weights: tuple[float, ...] = ()
-    near: tuple[float, ...] = ()
-    hurry: float = 0.5
-    discount: float = 0.97
 
     def __post_init__(self) -> None:
-        require_whole("actor-critic", self, 1, "latent", "action", "width", "depth")
-        for name in ("weights", "near"):
-            values = tuple(getattr(self, name))
-            object.__setattr__(self, name, values)
-            if len(values) > self.latent or not all(0 <= w < float("inf") for w in values):
-                raise SpecError(
-                    f"actor-critic: {name}: at most {self.latent} numbers of 0 or more expected, got {values}"
-                )
-        if not (self.bound > 0 and self.scale > 0 and 0 <= self.hurry <= 1 and 0 < self.discount < 1):
-            raise SpecError(
-                "actor-critic: bound and scale above 0, hurry in [0, 1] and discount in (0, 1) expected, got"
-                f" {self.bound}, {self.scale}, {self.hurry} and {self.discount}"
-            )
+        require_whole("actor-critic", self, 1, "latent", "action")
+        self.require_fits(self.latent)
+        super().__post_init__()
+        if not self.bound > 0:
+            raise SpecError(f"actor-critic: bound above 0 expected, got {self.bound}")
 
 
 class ActorCritic(nn.Module):

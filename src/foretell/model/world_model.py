@@ -308,6 +308,15 @@ class WorldModel(nn.Module):
             latents = torch.cat([latents[:, :, 1:], state[:, :, None]], dim=2)
         return torch.stack(states, dim=2).view(batch, samples, steps, *tokens)
 
+    def after(self, context: Tensor, past: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
+        """Context (B, H, N, D) and past (B, H-1, A), as `rollout` takes them, after another block of actions (B, A), as
+        far as the model looks back.
+        """
+        then = self.rollout(context, past, block[:, None, None])[:, 0]
+        context = torch.cat([context, then], dim=1)[:, -self.config.history :]
+        past = torch.cat([past, block[:, None]], dim=1)
+        return context, past[:, past.shape[1] - context.shape[1] + 1 :]
+
 
 def _scale(std: Tensor, mean: Tensor, image: bool) -> Tensor:
     """What to divide by: the spread, but nothing so small that a constant's next deviation would explode."""

@@ -51,10 +51,7 @@ def _acting(model: WorldModel, act: Callable[[Tensor, Tensor], Tensor], horizon:
         plan: list[Tensor] = []
         while len(plan) < horizon:
             if plan:
-                after = model.rollout(context, past, plan[-1][:, None, None])[:, 0]
-                context = torch.cat([context, after], dim=1)[:, -model.config.history :]
-                past = torch.cat([past, plan[-1][:, None]], dim=1)
-                past = past[:, past.shape[1] - context.shape[1] + 1 :]
+                context, past = model.after(context, past, plan[-1])
             told = model.raw_actions(act(context[:, -1], goal))
             plan.append(told.clamp(low.to(told), high.to(told)))
         return torch.stack(plan, dim=1)[:, None]

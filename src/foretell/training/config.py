@@ -111,6 +111,7 @@ class TrainConfig:
         }.items():
             if getattr(self, name) not in choices:
                 raise SpecError(f"training: {name} must be one of {choices}, got {getattr(self, name)!r}")
+        self.practice.require_fits(self.model.latent)
         if self.batch % self.group:
             raise SpecError(f"training: the objective compares pairs; an even batch expected, got {self.batch}")
 

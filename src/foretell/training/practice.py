@@ -10,17 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foretell.errors import DataError, SpecError, require_whole
-from foretell.model.actor_critic import ActorCritic, ActorCriticConfig
+from foretell.model.actor_critic import ActorCritic, ActorCriticConfig, Sought
 from foretell.model.noise import coloured_noise, noise
 from foretell.model.world_model import WorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Practice:
-    """How an actor and a critic are learned in imagination; 0 steps leave them out.
-
-    What is searched for, and how far, is as `model.actor_critic.ActorCriticConfig` says.
-    """
+class Practice(Sought):
+    """How an actor and a critic are learned in imagination; 0 steps leave them out."""
 
     steps: int = 0
     """Searches of all ways that are practised side by side, each followed by optimiser steps."""
@@ -40,27 +37,12 @@ class Practice:
     """Share of goals that are of another episode."""
     length: int = 23
     """Blocks after which a way begins anew elsewhere."""
-    width: int = 256
-    """Width of both networks."""
-    depth: int = 2
-    """Residual blocks of both networks."""
-    scale: float = 0.2
-    """How near is near, in values of a latent."""
-    weights: tuple[float, ...] = ()
-    """Of the differences of a latent's first values in what being elsewhere costs."""
-    near: tuple[float, ...] = ()
-    """The same in whether one has arrived."""
-    hurry: float = 0.5
-    """Share of the cost that is the same until one has arrived."""
-    discount: float = 0.97
-    """Of each block."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_whole("practice", self, 0, "steps")
-        require_whole("practice", self, 1, "batch", "horizon", "updates", "reach", "length", "width", "depth")
+        require_whole("practice", self, 1, "batch", "horizon", "updates", "reach", "length")
         require_whole("practice", self, 2 * _ELITES, "candidates")
-        for name in ("weights", "near"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         if not (0 < self.learning_rate < float("inf") and 0 <= self.elsewhere <= 1):
             raise SpecError(
                 "practice: learning_rate above 0 and elsewhere in [0, 1] expected, got"
@@ -69,17 +51,14 @@ class Practice:
 
     def actor_critic(self, model: WorldModel, latent: int) -> ActorCriticConfig:
         """The sizes of what is learned for this model, whose latents have so many values."""
-        shared = {name: getattr(self, name) for name in _SHARED}
-        return ActorCriticConfig(latent=latent, action=model.action_size, **shared)
+        return ActorCriticConfig(latent=latent, action=model.action_size, **self.sought())
 
     @staticmethod
     def of(config: ActorCriticConfig) -> Practice:
         """By which such an actor and critic may practise on; 0 steps."""
-        return Practice(**{name: getattr(config, name) for name in _SHARED})
+        return Practice(**config.sought())
 
 
-_SHARED = ("width", "depth", "scale", "weights", "near", "hurry", "discount")
-"""Settings of practice that are those of what is learned."""
 _ELITES = 8
 """Of a round of a search, around which the next one looks."""
 _DEVIATION, _BETA, _LEAST = 1.0, 2.0, 0.02
@@ -232,9 +211,9 @@ class _Practice:
     def _gone_on(self, ways: Ways, plans: Tensor, age: Tensor) -> tuple[Ways, Tensor]:
         """One block later; ways that are old or lost begin anew."""
         context, past, goal = ways
-        block, shape = plans[:, :1], age.shape
+        block, shape = plans[:, 0], age.shape
         shaken = torch.rand(shape, generator=self.generator, device=age.device) < _SHAKEN
-        block = block + _ASTRAY * shaken[:, None, None] * noise(tuple(block.shape), self.generator, block)
+        block = block + _ASTRAY * shaken[:, None] * noise(tuple(block.shape), self.generator, block)
         context, past = self._after(context, past, self._within(block))
         age = age + 1
         over = (age >= self.config.length) | (context[:, -1].abs().flatten(1).amax(1) > self.states.largest)
@@ -251,17 +230,13 @@ class _Practice:
             with self.fast:
                 plan.append(self.learner.act(context[:, -1], goal))
             if len(plan) < self.config.horizon:
-                context, past = self._after(context, past, plan[-1][:, None])
+                context, past = self._after(context, past, plan[-1])
         return torch.stack(plan, dim=1)
 
     def _after(self, context: Tensor, past: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
-        """Context and past after normalised actions (n, 1, A)."""
-        raw = self.model.raw_actions(block)
+        """Context and past after normalised actions (n, A)."""
         with self.fast:
-            then = self.model.rollout(context, past, raw[:, None])[:, 0]
-        kept = self.model.config.history
-        context = torch.cat([context, then], dim=1)[:, -kept:]
-        return context, torch.cat([past, raw], dim=1)[:, -(context.shape[1] - 1) :] if kept > 1 else past
+            return self.model.after(context, past, self.model.raw_actions(block))
 
     def _imagined(self, ways: Ways, plans: Tensor) -> Tensor:
         """(n, S, K, N, D)."""
