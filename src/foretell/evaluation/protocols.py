@@ -182,6 +182,7 @@ def _selected(state: State, at: Tensor, controller: Controller) -> State:
         guarded=tuple(state.guarded[i] for i in at.tolist()) if state.guarded else (),
         advice=tuple(state.advice[i] for i in at.tolist()) if state.advice else (),
         adapted=None if state.adapted is None else state.adapted.selected(at),
+        looked=None if state.looked is None else state.looked.selected(at),
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from foretell.errors import SpecError, require_whole
 from foretell.planning.costs import Imagines
+from foretell.planning.lens import Lenses
 
 _SMALL = 1e-8
 _DIFFERENCE = 0.02
@@ -83,7 +84,8 @@ class Adaptation:
     memory: latest transitions that are fitted. steps: of the fit at each replanning. ridge: weight of the values'
     squares beside the mean squared error in units of how much latents change, once the memory is full; more before.
     least: transitions before they are used. margin: share by which errors must be lower. forget: what an error counts
-    from one transition to the next. reach: the largest value, either way.
+    from one transition to the next. reach: the largest value, either way. lenses: find what has changed in the picture,
+    for models that see one; an episode that is seen through a lens is planned without values. None leaves them out.
     """
 
     memory: int = 12
@@ -93,6 +95,7 @@ class Adaptation:
     margin: float = 0.5
     forget: float = 0.9
     reach: float = 3.0
+    lenses: Lenses | None = Lenses()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         require_whole("adaptation", self, 1, "memory", "steps", "least")
@@ -111,6 +114,11 @@ class Adaptation:
         """(B,) whether an episode is planned with its values."""
         better = found.adapted < (1 - self.margin) * found.frozen
         return better if found.count >= self.least else torch.zeros_like(better)
+
+    def error(self, found: Adapted) -> Tensor:
+        """(B,) of the model as adapted, in units of the model's as it is; 1 where too little is known."""
+        ratio = found.adapted / found.frozen.clamp_min(_SMALL)
+        return ratio if found.count >= self.least else torch.ones_like(ratio)
 
     def after(self, model: Imagines, found: Adapted, new: Lived, scale: Tensor, *, time: int, block: int) -> Adapted:
         """With a new transition seen. scale: (A,) typical size of a raw action. time: raw steps taken until it ended,
@@ -133,9 +141,9 @@ class Adaptation:
         earlier = found.earlier[max(0, len(known) - 1) :]
         return replace(found, values=values, lived=lived, earlier=(*earlier, (time, values)))
 
-    def model(self, model: Imagines, found: Adapted, scale: Tensor) -> Imagines:
-        """The model as these episodes are planned with."""
-        used = self.used(found)
+    def model(self, model: Imagines, found: Adapted, scale: Tensor, but: Tensor | None = None) -> Imagines:
+        """The model as these episodes are planned with; but (B,) those that have changed otherwise."""
+        used = self.used(found) if but is None else self.used(found) & ~but
         if not bool(used.any()):
             return model
         return _Adapted(model, torch.where(used[:, None], found.values, 0.0), scale)

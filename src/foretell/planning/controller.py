@@ -24,6 +24,7 @@ from foretell.planning.costs import (
     towards,
 )
 from foretell.planning.guard import Advice, Guard, Mode, Planned
+from foretell.planning.lens import Looked, has_lens, through
 from foretell.planning.live import checked
 from foretell.planning.planner import Cost, Plan, Planner, PlanningError, PlanState, copied
 from foretell.spec import ActionSpec, Spec
@@ -123,6 +124,7 @@ class State:
     imagined: (B, K, N, D) the latents that the plan is expected to lead to.
     guarded: the guard's state of each episode; empty without a guard. advice: what it said last, of each.
     adapted: how the episodes' worlds differ from the one learned, as far as it is known; None where nobody adapts.
+    looked: what has changed in their pictures; None where nobody asks.
     """
 
     time: int
@@ -140,6 +142,7 @@ class State:
     guarded: tuple[Any, ...] = ()
     advice: tuple[Advice, ...] = ()
     adapted: Adapted | None = None
+    looked: Looked | None = None
 
     def executed(self, actions: Tensor) -> State:
         """The same state after other raw actions (B, A) than the controller's last were executed."""
@@ -186,6 +189,8 @@ class Controller:
         self.distance, self.penalty, self.inside, self.propose, self.scale = distance, penalty, inside, propose, scale
         self.spec, self.block, self.history = model.spec, model.config.block, model.config.history
         self.look = model.config.look
+        lenses = None if adaptation is None else adaptation.lenses
+        self.lenses = lenses if has_lens(self.spec, self.look) else None
         if self.spec.action.size == 0:
             raise SpecError("controller: the spec names no actions, so there is nothing to plan")
         names = self.spec.action.names
@@ -219,8 +224,9 @@ class Controller:
         generator: copied, not advanced: the same generator gives the same actions.
         Raises SpecError, naming the channel, where the goal does not fit the spec.
         """
+        seen = None
         if isinstance(goal, Mapping):
-            steps, masks = checked(self.spec, goal, valid, batch=batch, where="goal")
+            steps, masks = seen = checked(self.spec, goal, valid, batch=batch, where="goal")
             with torch.inference_mode(False), torch.no_grad():
                 reach = self._encode(steps, masks)
             batch, stage = len(reach), towards(reach, self.distance)
@@ -248,20 +254,19 @@ class Controller:
             actions=low.new_zeros(batch, 0, self.spec.action.size),
             search=search,
             guarded=() if self.guard is None else tuple(self.guard.start() for _ in range(batch)),
-            adapted=self._unadapted(batch, low),
+            adapted=None
+            if self.adaptation is None
+            else self.adaptation.start(batch, self.spec.action.size, self.history, low),
+            looked=None if self.lenses is None else self.lenses.start(self.spec, batch, seen, low),
         )
-
-    def _unadapted(self, batch: int, like: Tensor) -> Adapted | None:
-        if self.adaptation is None:
-            return None
-        return self.adaptation.start(batch, self.spec.action.size, self.history, like)
 
     def retarget(self, state: State, goal: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None) -> State:
         """The same state with other goals, which the next plan is made for; arguments and errors as in `start`."""
         steps, masks = checked(self.spec, goal, valid, batch=state.batch, where="goal")
+        looked = None if state.looked is None else state.looked.wanting((steps, masks))
         with torch.inference_mode(False), torch.no_grad():
-            reach = self._encode(steps, masks)
-        return replace(state, goal=reach, stage=towards(reach, self.distance))
+            reach = self._encode(steps, masks, looked=looked)
+        return replace(state, goal=reach, stage=towards(reach, self.distance), looked=looked)
 
     def step(
         self,
@@ -286,7 +291,7 @@ class Controller:
             state = self._looked(steps, masks, state, due)
             told = self._told(ahead, state.batch)
             if due:
-                state = self._replan(self._lived(state), told)
+                state = self._replan(self._through(self._lived(state)), told)
             actions, state = self._act(state, told)
             return (actions, state) if self.guard is None else self._guarded(actions, before, steps, masks or {}, state)
 
@@ -309,15 +314,18 @@ class Controller:
 
     def _looked(self, steps: dict[str, Tensor], masks: dict[str, Tensor] | None, state: State, due: bool) -> State:
         """With what is seen now, as far as this or a coming context needs it."""
+        if self.lenses is not None and state.looked is not None:
+            looked = self.lenses.seen(state.looked, steps, masks, self._remembered + 1)
+            state = replace(state, looked=looked)
         if due or self.adaptation is not None or self._needed(state):
-            state = self._seen(state, self._encode(steps, masks, state.shown))
+            state = self._seen(state, self._encode(steps, masks, state.shown, state.looked))
         if self.look > 1:
             state = replace(state, shown=(*state.shown, self._vectors(steps, masks))[1 - self.look :])
         return state
 
     def _executed(self, state: State, actions: Tensor) -> State:
         """One raw step later."""
-        kept = max(1, self._back * self.block)
+        kept = max(1, self._remembered)
         actions = torch.cat([state.actions, actions.to(state.actions).unsqueeze(1)], dim=1)[:, -kept:]
         return replace(state, time=state.time + 1, actions=actions)
 
@@ -386,7 +394,8 @@ class Controller:
         context, past = self._context(state)
         model: Imagines = self.model
         if self.adaptation is not None and state.adapted is not None:
-            model = self.adaptation.model(model, state.adapted, self._action_scale(state))
+            but = None if state.looked is None else state.looked.used.any(1)
+            model = self.adaptation.model(model, state.adapted, self._action_scale(state), but)
         cost = rollout_cost(
             model,
             context,
@@ -436,6 +445,11 @@ class Controller:
         """Blocks that what is remembered reaches back: as far as a context, or as what led to the latent of now."""
         return self.history - (self.adaptation is None)
 
+    @property
+    def _remembered(self) -> int:
+        """Raw steps whose actions are kept: of a context; where lenses are found, of the latest transitions."""
+        return self._back * self.block + (0 if self.lenses is None else self.lenses.near - 1)
+
     def _context(self, state: State, until: int = 0) -> tuple[Tensor, Tensor]:
         """Latents (B, H, N, D), `block` raw steps apart up to now, and the block actions (B, H-1, A) between them; or
         those up to so many blocks before now, with the actions up to now: (B, H-1 + until, A).
@@ -464,13 +478,46 @@ class Controller:
         adapted = self.adaptation.after(self.model, state.adapted, new, scale, time=state.time, block=self.block)
         return replace(state, adapted=adapted)
 
+    def _through(self, state: State) -> State:
+        """With what has changed in the pictures taken into account: latents of now and of the goal through a lens."""
+        if self.adaptation is None or self.lenses is None or state.looked is None or state.adapted is None:
+            return state
+        if state.time < self.history * self.block:
+            return state
+        before = state.looked
+        looked = self.lenses.after(
+            self.model,
+            self.spec,
+            before,
+            state.actions,
+            self.adaptation.error(state.adapted),
+            time=state.time,
+            block=self.block,
+            history=self.history,
+        )
+        state = replace(state, looked=looked)
+        if torch.equal(looked.used, before.used):
+            return state
+        # What is remembered and what is wanted were seen otherwise.
+        latents = tuple(self._encode(*looked.ago(state.time - time), looked=looked) for time in state.times)
+        if looked.goal is None:
+            return replace(state, latents=latents)
+        goal = self._encode(*looked.goal, looked=looked)
+        return replace(state, latents=latents, goal=goal, stage=towards(goal, self.distance))
+
     def _action_scale(self, state: State) -> Tensor:
         return state.search.scale[: self.spec.action.size]
 
     def _encode(
-        self, steps: dict[str, Tensor], masks: dict[str, Tensor] | None, before: Sequence[Shown] = ()
+        self,
+        steps: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor] | None,
+        before: Sequence[Shown] = (),
+        looked: Looked | None = None,
     ) -> Tensor:
-        """Latents (B, N, D) of one step of checked observations. before: vectors of the steps before it."""
+        """Latents (B, N, D) of one step of checked observations. before: vectors of the steps before it. looked: says
+        through which lenses they are seen.
+        """
         device = self.model.device
         here = {name: values.to(device) for name, values in steps.items()}
         seen = None if masks is None else {name: mask.to(device) for name, mask in masks.items()}
@@ -481,6 +528,8 @@ class Controller:
             )
             values, there = ({n: x[:, -1:] for n, x in each.items()} for each in self.model.looking_back(*joined))
             here, seen = {**here, **values}, {**(seen or {}), **there}
+        if looked is not None and bool(looked.used.any()):
+            here = through(self.spec, here, looked.used)
         return self.model.encode(here, seen).squeeze(1)
 
     def _vectors(self, steps: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> Shown:
