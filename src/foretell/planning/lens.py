@@ -116,10 +116,11 @@ class Lenses:
 
     def __post_init__(self) -> None:
         require_whole("lenses", self, 1, "reach", "spacing", "hues", "near", "least")
-        if not (0 <= self.margin < 1 and 0 < self.unexplained <= 1 and 0 < self.forget <= 1):
+        shares = (self.unexplained, self.beyond_doubt, self.forget)
+        if not (0 <= self.margin < 1 and all(0 < share <= 1 for share in shares)):
             raise SpecError(
-                f"lenses: margin in [0, 1), unexplained and forget in (0, 1] expected, got {self.margin},"
-                f" {self.unexplained} and {self.forget}"
+                "lenses: margin in [0, 1), unexplained, beyond_doubt and forget in (0, 1] expected, got"
+                f" {self.margin}, {', '.join(map(str, shares))}"
             )
 
     def start(self, spec: Spec, batch: int, goal: tuple[Steps, Steps | None] | None, like: Tensor) -> Looked:
@@ -190,14 +191,17 @@ class Lenses:
             earlier=(*looked.earlier[max(0, len(known) - 1) :], (time, lens)),
             count=looked.count + bool(known),
         )
-        better = self._better(looked, beside)
         if looked.count < self.least:
             plain = _ratios(tried, most)[:, 0]
             better = (error < self.beyond_doubt * plain.clamp_max(1)) & (len(looked.earlier) > 1)
+        else:
+            plain, told = _ratios(judged, most).unbind(1)
+            better = (told < plain * beside.clamp_max(1 - self.margin)) & (told < self.unexplained)
         used = torch.where(better[:, None], lens, 0.0)
         return replace(looked, used=torch.where(moving[:, None], used, looked.used))
 
     def _with(self, sums: Tensor, new: Tensor, moving: Tensor) -> Tensor:
+        """Sums (B, 2, L) with a new transition of the episodes that move (B,)."""
         return torch.where(moving[:, None, None], self.forget * sums + new, sums)
 
     def _searched(
@@ -215,17 +219,11 @@ class Lenses:
         around = begun[:, None] + self._around(scored.spec).to(begun)
         all_of_them = torch.cat([begun[:, None], first[:, None], around], dim=1)
         errors = _ratios(scored.selected(at).by(all_of_them, min(self.near, scored.many)), most[at])
-        (lowest, best), known = errors.min(1), errors[:, 0]
-        best = torch.where(lowest < _LOWER * known, best, 0)
-        found[at], error[at] = all_of_them[torch.arange(len(at)), best], torch.minimum(lowest, known)
+        lowest, best = errors.min(1)
+        best = torch.where(lowest < _LOWER * errors[:, 0], best, 0)
+        each = torch.arange(len(at), device=at.device)
+        found[at], error[at] = all_of_them[each, best], errors[each, best]
         return found, error
-
-    def _better(self, looked: Looked, beside: Tensor) -> Tensor:
-        """(B,) whether an episode is to be seen through its lens."""
-        plain, told = _ratios(looked.judged, looked.most).unbind(1)
-        rival = plain * torch.minimum((1 - self.margin) * torch.ones_like(beside), beside)
-        better = (told < rival) & (told < self.unexplained) & looked.lens.any(1)
-        return better if looked.count >= self.least else torch.zeros_like(better)
 
     def _unit(self, spec: Spec) -> int:
         height, width = _camera(spec).shape[:2]
