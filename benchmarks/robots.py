@@ -49,9 +49,6 @@ LEWM = CEM(samples=300, iterations=30, elites=30)
 LEWM_BLOCKS = 5
 """LeWM's planner: CEM on the last latent's distance alone, all blocks of a plan executed before the next is made."""
 LEWM_PROBLEMS = 40
-FAST: Mapping[str, tuple[ICEM, int]] = {"pusht": (ICEM(samples=64, iterations=2, elites=8), 4)}
-"""Beside the recipe's, which is after every goal: a planner that misses some for less, and every how many steps it
-plans."""
 THOROUGH = (ICEM(samples=64, iterations=3, elites=8), ControllerConfig(horizon=5, replan_every=1))
 """How changed worlds are planned in: what is imitated was done in the world as it was."""
 ADAPTS, TICKS = "reacher", "pointmaze_medium"
@@ -111,13 +108,6 @@ def planning(found: Pretrained, options: Options) -> Iterator[Row]:
     }
     yield milliseconds(f"robots.{found.name}.plan_ms", ours.times, (0,))
     yield goals(f"robots.{found.name}.per_second", ours, theirs, beside)
-    if found.name in FAST:
-        planner, every = FAST[found.name]
-        if not options.quick:
-            config = replace(config, planner=planner, controller=replace(config.controller, replan_every=every))
-        fast = run_timed(found, config)
-        beside |= {"success": fast.success, "plan_ms": float(np.median(fast.times))}
-        yield goals(f"robots.{found.name}.per_second_fast", fast, theirs, beside)
 
 
 def goals(row: str, ours: Timed, theirs: Timed, beside: Mapping[str, float]) -> Row:

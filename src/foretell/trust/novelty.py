@@ -26,7 +26,7 @@ class Novelty(nn.Module):
     A channel with one place has the second alone.
     """
 
-    fitted: ClassVar[tuple[str, ...]] = ("placed_whiten",)
+    fitted: ClassVar[tuple[str, ...]] = ("placed_centre", "placed_whiten")
     """Buffers, large ones, that may be kept in half precision; calibration comes after."""
 
     def __init__(self, *, channel: str, places: int, features: int) -> None:
