@@ -70,6 +70,7 @@ RECIPES: Mapping[str, Experiment] = MappingProxyType(
                 task={"offset": 25},
                 planner=ICEM(samples=48, iterations=2, elites=8, std=0.4),
                 controller=ControllerConfig(horizon=4, replan_every=2),
+                # For who plans without the critic, as LeWM's planner does.
                 weights=_BLOCK_FIRST,
                 keep=0,
             ),

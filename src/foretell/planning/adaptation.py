@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foretell.errors import SpecError, require_whole
 from foretell.planning.costs import Imagines
-from foretell.planning.lens import Lenses
+from foretell.planning.lens import Found, Lenses, known_at
 
 _SMALL = 1e-8
 _DIFFERENCE = 0.02
@@ -49,7 +49,7 @@ class Adapted:
 
     values: Tensor
     lived: Lived | None = None
-    earlier: tuple[tuple[int, Tensor], ...] = ()
+    earlier: Found = ()
     frozen: Tensor
     adapted: Tensor
     count: int = 0
@@ -124,11 +124,11 @@ class Adaptation:
         """With a new transition seen. scale: (A,) typical size of a raw action. time: raw steps taken until it ended,
         block: those that it took.
         """
-        known = [values for when, values in found.earlier if when <= time - block]
-        if known:
+        known, earlier = known_at(found.earlier, time - block)
+        if known is not None:
             plain, told = (
                 _errors(model, new, values, scale).square().mean((-1, -2)).sum(1)
-                for values in (torch.zeros_like(found.values), known[-1])
+                for values in (torch.zeros_like(found.values), known)
             )
             many = new.after.shape[1]
             frozen, adapted = (self.forget * x for x in (found.frozen, found.adapted))
@@ -138,7 +138,6 @@ class Adaptation:
         values = found.values
         for _ in range(self.steps):
             values = self._stepped(model, lived, values, scale)
-        earlier = found.earlier[max(0, len(known) - 1) :]
         return replace(found, values=values, lived=lived, earlier=(*earlier, (time, values)))
 
     def model(self, model: Imagines, found: Adapted, scale: Tensor, but: Tensor | None = None) -> Imagines:

@@ -482,12 +482,9 @@ class Controller:
         """With what has changed in the pictures taken into account: latents of now and of the goal through a lens."""
         if self.adaptation is None or self.lenses is None or state.looked is None or state.adapted is None:
             return state
-        if state.time < self.history * self.block:
-            return state
         before = state.looked
         looked = self.lenses.after(
             self.model,
-            self.spec,
             before,
             state.actions,
             self.adaptation.error(state.adapted),

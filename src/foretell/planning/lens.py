@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -16,6 +16,8 @@ from foretell.spec import Channel, Spec
 
 Steps = Mapping[str, Tensor]
 """By channel, (B, T, *shape)."""
+Found = tuple[tuple[int, Tensor], ...]
+"""What has been found, and when, the newest last."""
 _SMALL, _STILL = 1e-8, 1e-3
 """What counts as change at least; as a share of the most that has changed so far through any lens."""
 _LOWER = 0.9
@@ -26,6 +28,11 @@ _AT_ONCE = 256
 
 class Encodes(Imagines, Protocol):
     """What lenses need of a world model."""
+
+    @property
+    def spec(self) -> Spec:
+        """What it sees."""
+        ...
 
     def encode(self, observations: Steps, valid: Steps | None = None) -> Tensor:
         """Latents (B, T, N, D) of observations (B, T, *shape)."""
@@ -52,7 +59,7 @@ class Looked:
     used: Tensor
     judged: Tensor
     most: Tensor
-    earlier: tuple[tuple[int, Tensor], ...] = ()
+    earlier: Found = ()
     count: int = 0
 
     def wanting(self, goal: tuple[Steps, Steps | None]) -> Looked:
@@ -70,17 +77,22 @@ class Looked:
     def selected(self, at: Tensor) -> Looked:
         """Of the episodes `at` (n,) alone."""
 
-        def of(value: object) -> object:
-            if isinstance(value, Tensor):
-                return value[at]
-            if isinstance(value, Mapping):
-                return {name: x[at] for name, x in value.items()}
-            return value
+        def of(values: Steps) -> dict[str, Tensor]:
+            return {name: x[at] for name, x in values.items()}
 
-        goal = None if self.goal is None else tuple(of(part) for part in self.goal)
-        found = {f.name: of(getattr(self, f.name)) for f in fields(self)}
-        earlier = tuple((time, lens[at]) for time, lens in self.earlier)
-        return Looked(**{**found, "goal": goal, "earlier": earlier})  # type: ignore[arg-type]
+        goal = None if self.goal is None else (of(self.goal[0]), None if self.goal[1] is None else of(self.goal[1]))
+        return replace(
+            self,
+            steps=of(self.steps),
+            masks=of(self.masks),
+            goal=goal,
+            tried=self.tried[at],
+            lens=self.lens[at],
+            used=self.used[at],
+            judged=self.judged[at],
+            most=self.most[at],
+            earlier=tuple((time, lens[at]) for time, lens in self.earlier),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +106,8 @@ class Lenses:
 
     Bounded: an episode is seen through a lens only where those known when each transition began have foretold with
     half the error without, and better than a model whose actions were adapted (`Adaptation`), and have told most of
-    what changed; else as it comes. Each episode begins without.
+    what changed; else as it comes. Until that can be judged, only where a lens is beyond doubt by the transitions that
+    it was found by. Each episode begins without.
 
     reach: the furthest px, of a picture of 64, of those tried side by side, and spacing: how far apart they are; more
     of larger pictures. hues: how many turns. near: latest transitions by which those around the best are told. least:
@@ -145,17 +158,16 @@ class Lenses:
             name: (masks or {}).get(name, torch.ones(x.shape[: 2 if x.dim() == 5 else 3], dtype=torch.bool))
             for name, x in steps.items()
         }
-        steps, there = _to(steps, looked.lens), _to(there, looked.lens)
-        kept = (
-            {n: torch.cat([before[n], x], 1)[:, -keep:] if n in before else x for n, x in now.items()}
-            for before, now in ((looked.steps, steps), (looked.masks, there))
-        )
-        return replace(looked, steps=next(kept), masks=next(kept))
+
+        def kept(before: Steps, now: Steps) -> dict[str, Tensor]:
+            now = _to(now, looked.lens)
+            return {n: torch.cat([before[n], x], 1)[:, -keep:] if n in before else x for n, x in now.items()}
+
+        return replace(looked, steps=kept(looked.steps, steps), masks=kept(looked.masks, there))
 
     def after(
         self,
         model: Encodes,
-        spec: Spec,
         looked: Looked,
         actions: Tensor,
         beside: Tensor,
@@ -165,20 +177,21 @@ class Lenses:
         history: int,
     ) -> Looked:
         """With a new transition seen. actions: (B, T, A) the latest raw ones, the newest last. beside: (B,) the error
-        of a model whose actions were adapted, in units of that without. time: raw steps taken until it ended.
+        of a model whose actions were adapted, in units of that without. time: raw steps taken until it ended. Before
+        there is one nothing is found.
         """
-        scored = _Scored(model, spec, looked, actions, block, history)
+        scored = _Scored(model, looked, actions, block, history)
         if scored.many < 1:
             return looked
-        bank = self._bank(spec).to(looked.lens)
+        bank = self._bank(model.spec).to(looked.lens)
         new = scored.by(bank.expand(len(looked.lens), -1, -1), 1)
         most = torch.maximum(looked.most, new[:, 1].amax(1))
         # Of what rests nothing is learned.
         moving = new[:, 1].amax(1) > _STILL * most
-        known = [lens for when, lens in looked.earlier if when <= time - block]
+        known, earlier = known_at(looked.earlier, time - block)
         judged = looked.judged
-        if known:
-            told = scored.by(known[-1][:, None], 1)
+        if known is not None:
+            told = scored.by(known[:, None], 1)
             judged = self._with(judged, torch.cat([new[:, :, :1], told], dim=2), moving)
         tried = self._with(looked.tried, new, moving)
         lens, error = self._searched(scored, looked.lens, bank, tried, most, moving)
@@ -188,8 +201,8 @@ class Lenses:
             judged=judged,
             most=most,
             lens=lens,
-            earlier=(*looked.earlier[max(0, len(known) - 1) :], (time, lens)),
-            count=looked.count + bool(known),
+            earlier=(*earlier, (time, lens)),
+            count=looked.count + (known is not None),
         )
         if looked.count < self.least:
             plain = _ratios(tried, most)[:, 0]
@@ -216,7 +229,7 @@ class Lenses:
             return found, error
         first, before = bank[ratios[at].argmin(1)], lens[at]
         begun = torch.where(before.any(1, keepdim=True), before, first)
-        around = begun[:, None] + self._around(scored.spec).to(begun)
+        around = begun[:, None] + self._around(scored.model.spec).to(begun)
         all_of_them = torch.cat([begun[:, None], first[:, None], around], dim=1)
         errors = _ratios(scored.selected(at).by(all_of_them, min(self.near, scored.many)), most[at])
         lowest, best = errors.min(1)
@@ -245,6 +258,12 @@ class Lenses:
         return torch.tensor([*moves, *turns])
 
 
+def known_at(found: Found, time: int) -> tuple[Tensor | None, Found]:
+    """What was known at a time, None before anything was; and what is needed for later times: that and the newer."""
+    known = [what for when, what in found if when <= time]
+    return (known[-1] if known else None), found[max(0, len(known) - 1) :]
+
+
 def has_lens(spec: Spec, look: int) -> bool:
     """Whether lenses may be found: with one picture, and latents of one raw step each."""
     return look == 1 and sum(channel.kind == "image" for channel in spec.observations) == 1
@@ -255,8 +274,10 @@ def through(spec: Spec, observations: Steps, lens: Tensor) -> dict[str, Tensor]:
     camera = _camera(spec).name
     pictures = observations[camera]
     height, width, colours = pictures.shape[2:]
-    down, right = ((at - side[:, None]).long() for side, at in zip(lens[:, :2].T, _places(pictures), strict=True))
-    row, column = down.clamp(0, height - 1), right.clamp(0, width - 1)
+    row, column = (
+        (torch.arange(side, device=lens.device) - px[:, None]).long().clamp(0, side - 1)
+        for side, px in ((height, lens[:, 0]), (width, lens[:, 1]))
+    )
     each = torch.arange(len(pictures), device=pictures.device)[:, None, None]
     moved = pictures.movedim(1, 3)[each, row[:, :, None], column[:, None, :]].movedim(3, 1)
     turned = lens[:, 2] != 0
@@ -276,11 +297,6 @@ def _to(values: Steps, like: Tensor) -> dict[str, Tensor]:
     return {name: x.to(like.device) for name, x in values.items()}
 
 
-def _places(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    height, width = (torch.arange(side, device=pictures.device) for side in pictures.shape[2:4])
-    return height, width
-
-
 def _turns(shares: Tensor) -> Tensor:
     """(n, 3, 3) rotations of colours about the axis of greys, by shares (n,) of the circle."""
     angle = 2 * math.pi * shares
@@ -296,14 +312,14 @@ def _camera(spec: Spec) -> Channel:
 class _Scored:
     """How well the latest transitions of B episodes are foretold through lenses. many: how many there are."""
 
-    def __init__(self, model: Encodes, spec: Spec, looked: Looked, actions: Tensor, block: int, history: int) -> None:
-        self.model, self.spec, self.looked, self.actions = model, spec, looked, actions
+    def __init__(self, model: Encodes, looked: Looked, actions: Tensor, block: int, history: int) -> None:
+        self.model, self.looked, self.actions = model, looked, actions
         self.block, self.history = block, history
         self.many = next(iter(looked.steps.values())).shape[1] - history * block
 
     def selected(self, at: Tensor) -> _Scored:
         """Of the episodes `at` (n,) alone."""
-        return _Scored(self.model, self.spec, self.looked.selected(at), self.actions[at], self.block, self.history)
+        return _Scored(self.model, self.looked.selected(at), self.actions[at], self.block, self.history)
 
     def by(self, lenses: Tensor, last: int) -> Tensor:
         """Errors and changes (B, 2, L) of the last transitions, summed, through lenses (B, L, 3)."""
@@ -339,7 +355,7 @@ class _Scored:
         each = torch.arange(len(lenses), device=lenses.device).repeat_interleave(count)
         size = max(1, _AT_ONCE // len(needed))
         for which, lens in zip(torch.split(each, size), torch.split(lenses.flatten(0, 1), size), strict=True):
-            seen = through(self.spec, {n: x[which][:, at] for n, x in steps.items()}, lens)
+            seen = through(self.model.spec, {n: x[which][:, at] for n, x in steps.items()}, lens)
             parts.append(self.model.encode(seen, {n: x[which][:, at] for n, x in masks.items()}))
         found = torch.cat(parts)
         return found.view(len(lenses), count, *found.shape[1:])
